@@ -1,0 +1,132 @@
+"""The machine's RAM: real bytes, shared by processors, hypervisor, devices and tools.
+
+RAM below the 32-bit device hole and RAM above 4 GiB are one lazily backed mapping, so that a machine
+with many GiB costs only the pages that are touched.
+"""
+
+import ctypes
+import mmap
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from turducken.address import GIB, PAGE_SHIFT, PAGE_SIZE, Hpa
+
+LOW_LIMIT = 3 * GIB
+"""RAM stops here; device registers follow up to 4 GiB, and the rest of the RAM after that."""
+
+HIGH_BASE = 4 * GIB
+
+EMPTY_BUS = 0xFF
+"""What a byte reads as where there is no memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class RamRegion:
+    """A run of RAM: ``size`` bytes at host-physical ``base``, stored from ``offset`` on."""
+
+    base: Hpa
+    size: int
+    offset: int
+
+
+def _regions(size: int) -> tuple[RamRegion, ...]:
+    low = RamRegion(Hpa(0), min(size, LOW_LIMIT), 0)
+    if size <= LOW_LIMIT:
+        return (low,)
+    return (low, RamRegion(Hpa(HIGH_BASE), size - LOW_LIMIT, LOW_LIMIT))
+
+
+class PhysicalMemory:
+    """``size`` bytes of RAM (a multiple of 4 KiB), addressed by host-physical address.
+
+    Reads where there is no RAM give all ones and writes there are lost, as on an empty bus.
+    `watch_writes` registers an observer that learns of every write made through this object (by
+    hypervisor, devices and tools; processors write natively) to a page it has marked.
+    """
+
+    def __init__(self, size: int) -> None:
+        if size <= 0 or size % PAGE_SIZE:
+            raise ValueError(f"RAM size {size:#x} is not a positive multiple of 4 KiB")
+        self.size = size
+        self.regions = _regions(size)
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0)
+        self._map = mmap.mmap(-1, size, flags=flags)
+        self.bytes = memoryview(self._map)
+        self.words = self.bytes.cast("Q")
+        self._low_size = self.regions[0].size
+        self._watched: set[int] = set()
+        self._observer: Callable[[int], None] | None = None
+
+    @property
+    def host_pointer(self) -> int:
+        """The address, in this process, of the first byte of RAM (for the engine's mapping)."""
+        return ctypes.addressof(ctypes.c_char.from_buffer(self._map))
+
+    def watch_writes(self, observer: Callable[[int], None] | None) -> set[int]:
+        """Let ``observer(frame)`` see writes to watched pages; return the set of frames to fill."""
+        self._observer = observer
+        return self._watched
+
+    def offset_of(self, address: int) -> int | None:
+        """Return where the byte at host-physical ``address`` is stored, or None if it is not RAM."""
+        if 0 <= address < self._low_size:
+            return address
+        offset = address - HIGH_BASE + LOW_LIMIT
+        return offset if address >= HIGH_BASE and offset < self.size else None
+
+    def is_ram(self, address: int, length: int = 1) -> bool:
+        """Tell whether all of ``length`` bytes at host-physical ``address`` are RAM."""
+        first, last = self.offset_of(address), self.offset_of(address + length - 1)
+        return first is not None and last is not None and last - first == length - 1
+
+    def load(self, address: int, size: int) -> int:
+        """Return the naturally aligned little-endian word of ``size`` (1 to 8) bytes."""
+        if size == 8 and 0 <= address < self._low_size:
+            return self.words[address >> 3]
+        return int.from_bytes(self.read(address, size), "little")
+
+    def store(self, address: int, size: int, value: int) -> None:
+        """Replace the naturally aligned little-endian word of ``size`` (1 to 8) bytes."""
+        if size == 8 and 0 <= address < self._low_size:
+            self.words[address >> 3] = value
+            if address >> PAGE_SHIFT in self._watched:
+                self._tell(address >> PAGE_SHIFT)
+            return
+        self.write(address, value.to_bytes(size, "little"))
+
+    def read(self, address: int, length: int) -> bytes:
+        """Return ``length`` bytes at host-physical ``address``; all ones where there is no RAM."""
+        if 0 <= address and address + length <= self._low_size:
+            return bytes(self.bytes[address : address + length])
+        return b"".join(
+            bytes([EMPTY_BUS]) * count if offset is None else bytes(self.bytes[offset : offset + count])
+            for offset, count in self._runs(address, length)
+        )
+
+    def write(self, address: int, data: bytes) -> None:
+        """Replace bytes at host-physical ``address``; what is not RAM is lost."""
+        done = 0
+        for offset, count in self._runs(address, len(data)):
+            if offset is not None:
+                self.bytes[offset : offset + count] = data[done : done + count]
+                self._note(address + done, count)
+            done += count
+
+    def _note(self, address: int, count: int) -> None:
+        if self._watched:
+            for frame in range(address >> PAGE_SHIFT, (address + count - 1 >> PAGE_SHIFT) + 1):
+                if frame in self._watched:
+                    self._tell(frame)
+
+    def _tell(self, frame: int) -> None:
+        if self._observer is not None:
+            self._observer(frame)
+
+    def _runs(self, address: int, length: int) -> Iterator[tuple[int | None, int]]:
+        """Split a range into runs inside one region (or one hole): ``(offset, count)``."""
+        while length > 0:
+            offset = self.offset_of(address)
+            count = min(length, PAGE_SIZE - address % PAGE_SIZE)
+            yield offset, count
+            address += count
+            length -= count
