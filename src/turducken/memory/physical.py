@@ -96,10 +96,12 @@ class PhysicalMemory:
 
     def read(self, address: int, length: int) -> bytes:
         """Return ``length`` bytes at host-physical ``address``; all ones where there is no RAM."""
-        if 0 <= address and address + length <= self._low_size:
+        if address >= 0 and address + length <= self._low_size:
             return bytes(self.bytes[address : address + length])
         return b"".join(
-            bytes([EMPTY_BUS]) * count if offset is None else bytes(self.bytes[offset : offset + count])
+            bytes([EMPTY_BUS]) * count
+            if offset is None
+            else bytes(self.bytes[offset : offset + count])
             for offset, count in self._runs(address, length)
         )
 

@@ -1,0 +1,1 @@
+"""Paging structures as data, and the one walker that reads them all."""
