@@ -89,7 +89,7 @@ PAE_PDPTE = Layout(
 
 
 def _pae(name: str, *, shift: int | None) -> Layout:
-    """Return a PAE PDE (``shift`` None), 2 MiB PDE or PTE: as the wide ones, bits 62:52 reserved."""
+    """Return a PAE PDE (``shift`` None), 2 MiB PDE or PTE; unlike the wide ones, 62:52 reserved."""
     if shift is None:
         middle: tuple[Field, ...] = (
             ignored(6),

@@ -1,8 +1,9 @@
 """The paging formats as data.
 
 Every format is a list of levels; a level says which address bits index its tables, which entry
-layout a table reference and a page have, and which values of an entry the processor refuses. Binding
-a format to a processor's features (`Format.bind`) turns that into the integers that the walker uses.
+layout a table reference and a page have, and which values of an entry the processor refuses.
+Binding a format to a processor's features (`Format.bind`) turns that into the integers that the
+walker uses.
 """
 
 from dataclasses import dataclass
@@ -56,6 +57,23 @@ class BoundLevel:
     layout_table: Layout | None
     layout_leaf: Layout | None
 
+    @property
+    def step(self) -> "LevelStep":
+        """The level's integers as one tuple, for the walker's loop."""
+        return (
+            self.shift,
+            self.index_mask,
+            self.leaf_mask,
+            self.table_reserved,
+            self.leaf_reserved,
+            self.table_address,
+            self.neutral,
+        )
+
+
+LevelStep = tuple[int, int, int, int, int, int, int]
+"""``shift, index_mask, leaf_mask, table_reserved, leaf_reserved, table_address, neutral``."""
+
 
 @dataclass(frozen=True, slots=True)
 class BoundFormat:
@@ -73,6 +91,21 @@ class BoundFormat:
     """Bit n set: leaves whose bits 5:3 are n are malformed."""
     root_mask: int
     root_index_bits: int
+    is_ept: bool
+    features: Features
+    plan: tuple[tuple[int, LevelStep], ...]
+    """The levels as the walker's loop takes them: ``(number, step)``, top down."""
+
+    @property
+    def address_bits(self) -> int:
+        """Number of input-address bits that the format translates."""
+        return self.levels[0].shift + self.root_index_bits
+
+    def entry_layout(self, number: int, entry: int) -> Layout:
+        """Return the layout by which ``entry``, read at level ``number``, is to be decoded."""
+        level = self.levels[number]
+        layout = level.layout_leaf if entry & level.leaf_mask else level.layout_table
+        return layout or level.layout_leaf or level.layout_table  # type: ignore[return-value]
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,13 +174,17 @@ def _bind(fmt: Format, features: Features) -> BoundFormat:
     # SDM 3C, "EPT Misconfigurations": write without read; execute alone where not supported;
     # memory types 2, 3 and 7 in an entry that maps a page.
     bad_permissions = (1 << 2 | 1 << 6) | (0 if features.execute_only else 1 << 4)
+    if features.mode_based_execute and not features.execute_only:
+        # Present through XU alone: executable but not readable.
+        bad_permissions |= 1 << 0
     present = 1
     if fmt.is_ept:
         present = e.EPT_PERMISSIONS | (1 << 10 if features.mode_based_execute else 0)
+    levels = tuple(_bind_level(fmt, level, features) for level in fmt.levels)
     return BoundFormat(
         name=fmt.name,
         entry_size=fmt.entry_size,
-        levels=tuple(_bind_level(fmt, level, features) for level in fmt.levels),
+        levels=levels,
         present=present,
         accessed=fmt.accessed,
         dirty=fmt.dirty,
@@ -155,6 +192,9 @@ def _bind(fmt: Format, features: Features) -> BoundFormat:
         bad_types=(1 << 2 | 1 << 3 | 1 << 7) if fmt.is_ept else 0,
         root_mask=fmt.root_mask,
         root_index_bits=fmt.levels[0].index_bits,
+        is_ept=fmt.is_ept,
+        features=features,
+        plan=tuple((number, level.step) for number, level in enumerate(levels)),
     )
 
 

@@ -12,6 +12,7 @@ from turducken.memory.protocol import TableMemory
 from turducken.paging.formats import BoundFormat, BoundLevel
 
 ALL_ONES = -1
+_step = tuple.__new__  # half the time of calling the class; the walk is the TLB's refill
 
 
 class Stop(Enum):
@@ -46,7 +47,7 @@ class Start(NamedTuple):
 class Walk:
     """The outcome of a walk.
 
-    ``page`` is the page's base address and ``shift`` the binary logarithm of its size (`Stop.PAGE`).
+    ``page`` is the page's base address, ``shift`` the binary logarithm of its size (`Stop.PAGE`);
     ``all_of`` holds the bits set in every entry, ``any_of`` those set in at least one.
     """
 
@@ -76,36 +77,45 @@ def walk(
 ) -> Walk:
     """Walk from ``root`` (the register's value: address bits are taken from it) for ``address``.
 
-    With ``start``, begin in the middle, as a processor does that has the upper entries cached. The
-    address kinds are the stage's: ``address`` is the input, tables and page are in the output space.
+    With ``start``, begin in the middle, as a processor does that has the upper entries cached.
+    The address kinds are the stage's: ``address`` is its input, tables and page its output.
 
     SDM 3A, "Hierarchical Paging Structures"; SDM 3C, "EPT Translation Mechanism".
     """
+    plan = fmt.plan
     if start is None:
-        start = Start(0, root & fmt.root_mask)
-    table, all_of, any_of = start.table, start.all_of, start.any_of
-    size, present = fmt.entry_size, fmt.present
+        table, all_of, any_of = root & fmt.root_mask, ALL_ONES, 0
+    else:
+        first, table, all_of, any_of = start
+        plan = plan[first:]
+    size, present, bad_permissions = fmt.entry_size, fmt.present, fmt.bad_permissions
+    load = memory.load
     steps: list[Step] = []
-    levels = fmt.levels
-    for number in range(start.level, len(levels)):
-        level = levels[number]
-        entry_address = table + (address >> level.shift & level.index_mask) * size
-        entry = memory.load(entry_address, size)
+    append = steps.append
+    for number, step in plan:
+        shift, index_mask, leaf_mask, table_reserved, leaf_reserved, table_address, neutral = step
+        entry_address = table + (address >> shift & index_mask) * size
+        entry = load(entry_address, size)
         if entry is None:
-            steps.append(Step(number, entry_address, 0))
-            return Walk(Stop.NO_MEMORY, steps, 0, level.shift, all_of, any_of)
-        steps.append(Step(number, entry_address, entry))
+            append(Step(number, entry_address, 0))
+            return Walk(Stop.NO_MEMORY, steps, 0, shift, all_of, any_of)
+        append(_step(Step, (number, entry_address, entry)))
         if not entry & present:
             # The permission bits of an entry that is not present count as clear.
-            return Walk(Stop.NOT_PRESENT, steps, 0, level.shift, 0, any_of)
-        is_leaf = bool(entry & level.leaf_mask)
-        if _is_malformed(fmt, level, entry, is_leaf=is_leaf):
-            return Walk(Stop.MALFORMED, steps, 0, level.shift, all_of & entry, any_of | entry)
-        all_of &= entry | level.neutral
+            return Walk(Stop.NOT_PRESENT, steps, 0, shift, 0, any_of)
+        # SDM 3C, "EPT Misconfigurations": these permissions are refused at every level.
+        if bad_permissions >> (entry & 7) & 1:
+            return Walk(Stop.MALFORMED, steps, 0, shift, all_of & entry, any_of | entry)
+        if entry & leaf_mask:
+            if entry & leaf_reserved or fmt.bad_types >> (entry >> 3 & 7) & 1:
+                return Walk(Stop.MALFORMED, steps, 0, shift, all_of & entry, any_of | entry)
+            page = leaf_page(fmt.levels[number], entry)
+            return Walk(Stop.PAGE, steps, page, shift, all_of & (entry | neutral), any_of | entry)
+        if entry & table_reserved:
+            return Walk(Stop.MALFORMED, steps, 0, shift, all_of & entry, any_of | entry)
+        all_of &= entry | neutral
         any_of |= entry
-        if is_leaf:
-            return Walk(Stop.PAGE, steps, leaf_page(level, entry), level.shift, all_of, any_of)
-        table = entry & level.table_address
+        table = entry & table_address
     raise AssertionError("the last level of a format always maps a page")
 
 
@@ -115,11 +125,3 @@ def leaf_page(level: BoundLevel, entry: int) -> int:
     if level.pse36:
         page |= (entry >> 13 & 0xFF) << 32
     return page
-
-
-def _is_malformed(fmt: BoundFormat, level: BoundLevel, entry: int, *, is_leaf: bool) -> bool:
-    if fmt.bad_permissions >> (entry & 7) & 1:
-        return True
-    if is_leaf:
-        return bool(entry & level.leaf_reserved or fmt.bad_types >> (entry >> 3 & 7) & 1)
-    return bool(entry & level.table_reserved)
