@@ -1,0 +1,1 @@
+"""The processor: instruction engine, instruction semantics, event delivery, VMX transitions."""

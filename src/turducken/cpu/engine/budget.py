@@ -1,0 +1,138 @@
+"""Preemption: a native function that the engine calls at every block.
+
+It subtracts the block's number of instructions from a budget and stops the engine when the budget is
+used up, so that a run ends at a block boundary, after the same instruction every time. The function is
+generated at run time; where that is not possible, a Python callback does the same, slower, and gives
+the same run.
+"""
+
+import ctypes
+from collections.abc import Callable
+from typing import Any
+
+from turducken.cpu.engine import library
+
+_SLOTS = 1 << 16
+_BUDGET, _STOP, _SLOW, _TABLE = 0, 1, 2, 4
+
+# A block is known by its linear address and byte size; the table remembers its instruction count.
+_CODE = f"""
+define void @block(i8* %engine, i64 %address, i32 %size, i64* %data) {{
+entry:
+  %size64 = zext i32 %size to i64
+  %shifted = shl i64 %size64, 48
+  %key = xor i64 %address, %shifted
+  %upper = lshr i64 %address, 12
+  %mixed = xor i64 %upper, %address
+  %slot = and i64 %mixed, {_SLOTS - 1}
+  %double = shl i64 %slot, 1
+  %base = add i64 %double, {_TABLE}
+  %keyp = getelementptr i64, i64* %data, i64 %base
+  %found = load i64, i64* %keyp
+  %hit = icmp eq i64 %found, %key
+  br i1 %hit, label %fast, label %slow
+fast:
+  %next = add i64 %base, 1
+  %countp = getelementptr i64, i64* %data, i64 %next
+  %count = load i64, i64* %countp
+  %budget = load i64, i64* %data
+  %left = sub i64 %budget, %count
+  store i64 %left, i64* %data
+  %over = icmp slt i64 %left, 0
+  br i1 %over, label %stop, label %done
+slow:
+  %slowp = getelementptr i64, i64* %data, i64 {_SLOW}
+  %slowi = load i64, i64* %slowp
+  %slowf = inttoptr i64 %slowi to void (i8*, i64, i32, i64*)*
+  call void %slowf(i8* %engine, i64 %address, i32 %size, i64* %data)
+  ret void
+stop:
+  %stopp = getelementptr i64, i64* %data, i64 {_STOP}
+  %stopi = load i64, i64* %stopp
+  %stopf = inttoptr i64 %stopi to i32 (i8*)*
+  %status = call i32 %stopf(i8* %engine)
+  ret void
+done:
+  ret void
+}}
+"""
+
+_native: list[Any] = []
+
+
+def _native_hook() -> int | None:
+    """Return the address of the generated function, or None where generation is not possible."""
+    if not _native:
+        try:
+            from llvmlite import binding
+
+            binding.initialize_native_target()
+            binding.initialize_native_asmprinter()
+            machine = binding.Target.from_default_triple().create_target_machine(opt=2)
+            compiled = binding.create_mcjit_compiler(binding.parse_assembly(_CODE), machine)
+            compiled.finalize_object()
+        except (ImportError, OSError, RuntimeError):
+            _native.extend([None, None])
+        else:
+            _native.extend([compiled.get_function_address("block"), compiled])
+    address: int | None = _native[0]
+    return address
+
+
+class Budget:
+    """How many instructions the engine may still begin, counted per block.
+
+    ``on_new_block(address, size)`` sees each block once before it counts (it may be seen again after
+    the small table has forgotten it) and returns the number of instructions in it.
+    """
+
+    def __init__(
+        self, handle: int, on_new_block: Callable[[int, int], int], *, native: bool = True
+    ) -> None:
+        self._data = (ctypes.c_int64 * (_TABLE + 2 * _SLOTS))()
+        self.words = memoryview(self._data).cast("B").cast("q")
+        self._handle = handle
+        self._on_new_block = on_new_block
+        self._slow = library.BLOCK_HOOK(self._new_block)
+        self.words[_STOP] = library.emu_stop_address
+        self.words[_SLOW] = ctypes.cast(self._slow, library.ptr).value or 0
+        self._fallback = library.BLOCK_HOOK(self._count_block)
+        self.hook = (_native_hook() if native else None) or self._fallback
+        self.data = ctypes.addressof(self._data)
+
+    @property
+    def left(self) -> int:
+        """What is left; negative when the last block overdrew it."""
+        return self.words[_BUDGET]
+
+    @left.setter
+    def left(self, value: int) -> None:
+        self.words[_BUDGET] = value
+
+    def forget_blocks(self) -> None:
+        """Forget all counts (when translated code is dropped)."""
+        ctypes.memset(self.data + 8 * _TABLE, 0, 16 * _SLOTS)
+
+    def _slot(self, address: int, size: int) -> tuple[int, int]:
+        key = address ^ size << 48
+        if key >= 1 << 63:
+            key -= 1 << 64
+        return _TABLE + 2 * ((address ^ address >> 12) & _SLOTS - 1), key
+
+    def _new_block(self, _engine: int, address: int, size: int, _data: int) -> None:
+        slot, key = self._slot(address, size)
+        self.words[slot + 1] = self._on_new_block(address, size)
+        self.words[slot] = key
+        self._charge(self.words[slot + 1])
+
+    def _count_block(self, engine: int, address: int, size: int, data: int) -> None:
+        slot, key = self._slot(address, size)
+        if self.words[slot] == key:
+            self._charge(self.words[slot + 1])
+        else:
+            self._new_block(engine, address, size, data)
+
+    def _charge(self, count: int) -> None:
+        self.words[_BUDGET] -= count
+        if self.words[_BUDGET] < 0:
+            library.emu_stop(self._handle)

@@ -1,0 +1,275 @@
+"""One processor's engine: run until something happens that is ours to decide."""
+
+import ctypes
+from enum import IntEnum
+from typing import Protocol
+
+from unicorn import unicorn_const, x86_const
+
+from turducken.address import PAGE_OFFSET_MASK, PAGE_SIZE
+from turducken.cpu.engine import library
+from turducken.cpu.engine.budget import Budget
+from turducken.cpu.engine.guestmode import enter_guest_mode
+from turducken.cpu.engine.state import RIP, State
+from turducken.memory import PhysicalMemory
+
+_DEVICE_WINDOW = 1 << 46
+"""Engine-physical: where host-physical addresses without RAM appear, so that accesses ask us."""
+
+_POISON = 1 << 48
+"""Engine-physical: nothing is here; a translation that fails leads here, to stop the access."""
+
+READ, WRITE, FETCH = 0, 1, 2
+"""Kinds of access."""
+
+_KINDS = {
+    unicorn_const.UC_MEM_READ: READ,
+    unicorn_const.UC_MEM_WRITE: WRITE,
+    unicorn_const.UC_MEM_FETCH: FETCH,
+}
+_GRANT = (
+    unicorn_const.UC_PROT_READ,
+    unicorn_const.UC_PROT_READ | unicorn_const.UC_PROT_WRITE,
+    unicorn_const.UC_PROT_READ | unicorn_const.UC_PROT_EXEC,
+)
+
+
+class Trap(IntEnum):
+    """Why a run ended; values from 100h to 1FFh are SVM exit codes (`turducken.cpu.intercepts`)."""
+
+    BUDGET = 0
+    """The budget is used up; the processor stands before the next block."""
+    FAULT = 0x2000
+    """`EngineHost.fill` refused; ``fault_address`` has the exact linear address."""
+    IO = 0x2001
+    """`EngineHost.port_in` or `port_out` refused; the instruction has not begun."""
+    SOFTWARE_INTERRUPT = 0x1000
+    """Plus the vector: INT n, INT3, INTO; RIP is behind the instruction."""
+
+
+class EngineHost(Protocol):
+    """What the engine asks while it runs: the processor answers."""
+
+    def fill(self, page: int, kind: int) -> int | None:
+        """Translate the linear ``page`` for an access; return a host-physical page or None."""
+
+    def port_in(self, port: int, size: int) -> int | None:
+        """Return what IN reads, or None to stop before the instruction."""
+
+    def port_out(self, port: int, size: int, value: int) -> bool:
+        """Execute OUT and return True, or return False to stop before the instruction."""
+
+    def mmio_read(self, address: int, size: int) -> int:
+        """Read from a host-physical address that is not RAM."""
+
+    def mmio_write(self, address: int, size: int, value: int) -> None:
+        """Write to a host-physical address that is not RAM."""
+
+
+class Engine:
+    """Executes one processor's instructions over the machine's RAM.
+
+    ``state`` is the register file between runs. ``fault_address``, ``fault_size`` and
+    ``fault_kind`` describe the access that `EngineHost.fill` refused, ``executed`` the number of
+    instructions begun so far.
+    """
+
+    def __init__(self, memory: PhysicalMemory, host: EngineHost, *, native: bool = True) -> None:
+        self._engine, self._handle = library.open_engine()
+        self._memory = memory
+        self._host = host
+        self._trap = 0
+        self._aborted = False
+        self._is_entering = True
+        self._error: BaseException | None = None
+        self.fault_address = self.fault_size = self.fault_kind = 0
+        self.executed = 0
+        self._fill_page = 0
+        self._map_memory()
+        self._budget = Budget(self._handle, self._new_block, native=native)
+        self.state = State(self._handle)
+        self._add_hooks()
+        self._budget.left = 1 << 62
+        enter_guest_mode(self._engine, self._handle, self.state)
+        self._is_entering = False
+        library.flush_tlb(self._handle)
+
+    def _map_memory(self) -> None:
+        for region in self._memory.regions:
+            self._engine.mem_map_ptr(
+                region.base,
+                region.size,
+                unicorn_const.UC_PROT_ALL,
+                self._memory.host_pointer + region.offset,
+            )
+        self._mmio = (
+            library.MMIO_READ_HOOK(self._on_mmio_read),
+            library.MMIO_WRITE_HOOK(self._on_mmio_write),
+        )
+        read, write = (ctypes.cast(one, library.ptr) for one in self._mmio)
+        library.mmio_map(self._handle, _DEVICE_WINDOW, _DEVICE_WINDOW, read, None, write, None)
+
+    def _add_hooks(self) -> None:
+        self._hooks = (
+            (unicorn_const.UC_HOOK_INTR, library.INTERRUPT_HOOK(self._on_interrupt)),
+            (unicorn_const.UC_HOOK_TLB_FILL, library.FILL_HOOK(self._on_fill)),
+            (unicorn_const.UC_HOOK_MEM_UNMAPPED, library.UNMAPPED_HOOK(self._on_unmapped)),
+        )
+        for kind, callback in self._hooks:
+            library.add_hook(self._handle, kind, callback)
+        library.add_hook(
+            self._handle, unicorn_const.UC_HOOK_BLOCK, self._budget.hook, self._budget.data
+        )
+        self._in = library.IN_HOOK(self._on_in)
+        self._out = library.OUT_HOOK(self._on_out)
+        library.add_instruction_hook(self._handle, x86_const.UC_X86_INS_IN, self._in)
+        library.add_instruction_hook(self._handle, x86_const.UC_X86_INS_OUT, self._out)
+
+    def run(self, budget: int) -> int:
+        """Run for at most about ``budget`` instructions; return a `Trap` or an SVM exit code."""
+        state, handle, limit = self.state, self._handle, self._budget
+        state.forget_exception()
+        limit.left = budget
+        self._trap = Trap.BUDGET
+        self._aborted = False
+        library.context_restore(handle, state.context)
+        library.emu_start(handle, state.words[RIP], 0, 0, 0)
+        if self._aborted:
+            library.flush_tlb(handle)
+        else:
+            library.context_save(handle, state.context)
+        self.executed += budget - limit.left
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+        return self._trap
+
+    def step(self) -> int:
+        """Run one instruction; return as `run` does."""
+        state, handle = self.state, self._handle
+        state.forget_exception()
+        self._budget.left = 1 << 62
+        self._trap = Trap.BUDGET
+        self._aborted = False
+        library.context_restore(handle, state.context)
+        library.emu_start(handle, state.words[RIP], 0, 0, 1)
+        if self._aborted:
+            library.flush_tlb(handle)
+        else:
+            library.context_save(handle, state.context)
+        self.executed += 1
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+        return self._trap
+
+    def flush_tlb(self) -> None:
+        """Make every access ask `EngineHost.fill` again."""
+        library.flush_tlb(self._handle)
+
+    def flush_code(self) -> None:
+        """Forget translated code: someone else wrote to a page that this engine has executed."""
+        library.flush_code(self._handle)
+        library.flush_tlb(self._handle)
+        self._budget.forget_blocks()
+
+    def _stop(self, trap: int) -> None:
+        self._trap = trap
+        library.emu_stop(self._handle)
+
+    def _abort(self, trap: int) -> None:
+        """Stop before the current instruction: its block's rest runs without any effect.
+
+        The registers are saved as they are now, and every memory access of the rest of the block
+        stops the engine, because no translation succeeds any more.
+        """
+        library.context_save(self._handle, self.state.context)
+        self._aborted = True
+        library.flush_tlb(self._handle)
+        self._stop(trap)
+
+    def _fail(self, error: BaseException) -> None:
+        self._error = self._error or error
+        self._stop(Trap.BUDGET)
+
+    def _on_interrupt(self, _engine: int, number: int, _data: int) -> None:
+        if not self._aborted:
+            self._stop(number if number >= 0x100 else Trap.SOFTWARE_INTERRUPT + number)
+
+    def _on_fill(
+        self, _engine: int, page: int, access: int, result: "ctypes._Pointer[ctypes.c_uint64]", _d: int
+    ) -> bool:
+        kind = _KINDS[access]
+        target = None
+        if self._is_entering:
+            result[0], result[1] = page, unicorn_const.UC_PROT_ALL
+            return True
+        if not self._aborted:
+            library.context_save(self._handle, self.state.context)
+            try:
+                target = self._host.fill(page, kind)
+            except BaseException as error:
+                self._fail(error)
+        if target is None:
+            self._fill_page, self.fault_kind = page, kind
+            target = _POISON
+        elif not self._memory.is_ram(target):
+            target += _DEVICE_WINDOW
+        result[0] = target
+        result[1] = _GRANT[kind]
+        return True
+
+    def _on_unmapped(
+        self, _engine: int, _access: int, address: int, size: int, _value: int, _data: int
+    ) -> bool:
+        if not self._aborted and self._error is None:
+            self.fault_address = self._fill_page + (address & PAGE_OFFSET_MASK)
+            self.fault_size = size
+            self._trap = Trap.FAULT
+        library.flush_tlb(self._handle)
+        return False
+
+    def _on_in(self, _engine: int, port: int, size: int, _data: int) -> int:
+        if self._aborted:
+            return 0
+        library.context_save(self._handle, self.state.context)
+        try:
+            value = self._host.port_in(port, size)
+        except BaseException as error:
+            self._fail(error)
+            return 0
+        if value is None:
+            self._abort(Trap.IO)
+            return 0
+        return value
+
+    def _on_out(self, _engine: int, port: int, size: int, value: int, _data: int) -> None:
+        if self._aborted:
+            return
+        library.context_save(self._handle, self.state.context)
+        try:
+            if not self._host.port_out(port, size, value):
+                self._abort(Trap.IO)
+        except BaseException as error:
+            self._fail(error)
+
+    def _on_mmio_read(self, _engine: int, offset: int, size: int, _data: int) -> int:
+        try:
+            return self._host.mmio_read(offset, size)
+        except BaseException as error:
+            self._fail(error)
+            return 0
+
+    def _on_mmio_write(self, _engine: int, offset: int, size: int, value: int, _data: int) -> None:
+        try:
+            self._host.mmio_write(offset, size, value)
+        except BaseException as error:
+            self._fail(error)
+
+    def _new_block(self, address: int, _size: int) -> int:
+        return library.block_instructions(self._handle, address)
+
+
+def crosses_page(address: int, size: int) -> bool:
+    """Tell whether an access of ``size`` bytes reaches into the next page."""
+    return (address & PAGE_OFFSET_MASK) + size > PAGE_SIZE

@@ -1,0 +1,290 @@
+"""The engine's processor state: one saved context, addressed as 64-bit words.
+
+Between runs, this is the processor's register file: everything is read and written in place, and a
+run begins by restoring the context and ends by saving it. The layout is private to the engine's
+build; `turducken.cpu.engine.selfcheck` compares it with the build at start-up.
+"""
+
+import ctypes
+from enum import IntEnum
+from typing import NamedTuple
+
+from unicorn import x86_const
+
+from turducken.arch.registers import CR0, CR4, EFER, RFLAGS
+from turducken.cpu.engine import library
+
+HEADER_BYTES = 40
+CONTEXT_BYTES = 5608
+
+RIP = 16
+_EFLAGS = 17
+_CC_SRC = 19
+_CC_OP = 21
+_HFLAGS = 22
+_SEGMENTS = 23
+_CR0, _CR2, _CR3, _CR4 = 53, 55, 56, 57
+_EFER = 74
+_EXCEPTION = 668
+"""Error code (low half) and a flag that the engine must not see set (high half)."""
+
+MSR_WORDS = {
+    0x174: 595,
+    0x175: 596,
+    0x176: 597,
+    0xC000_0081: 598,
+    0xC000_0082: 600,
+    0xC000_0083: 601,
+    0xC000_0084: 602,
+    0xC000_0102: 603,
+    0xC000_0103: 607,
+}
+"""MSRs that instructions run by the engine itself use (SYSCALL, SWAPGS, RDTSCP ...)."""
+
+# The engine's summary of mode and segments ("hflags"), which must agree with the registers.
+_H_CPL = 3
+H_SHADOW = 1 << 3
+_H_CS32, _H_SS32, _H_ADDSEG, _H_PE = 1 << 4, 1 << 5, 1 << 6, 1 << 7
+_H_FPU_SHIFT = 8
+_H_LMA, _H_CS64 = 1 << 14, 1 << 15
+_H_SVME, _H_GUEST = 1 << 20, 1 << 21
+_H_OSFXSR, _H_SMAP = 1 << 22, 1 << 23
+
+_ARITHMETIC = RFLAGS.mask("CF", "PF", "AF", "ZF", "SF", "OF")
+_DF = RFLAGS.mask("DF")
+_VM = RFLAGS.mask("VM")
+_PE, _FPU_BITS = CR0.mask("PE"), CR0.mask("MP", "EM", "TS")
+_OSFXSR, _SMAP = CR4.mask("OSFXSR"), CR4.mask("SMAP")
+_LMA = EFER.mask("LMA")
+_LAZY_FLAGS_NONE = 1
+
+
+class SegmentIndex(IntEnum):
+    """Segment and descriptor-table registers in the engine's order (that of segment encodings)."""
+
+    ES = 0
+    CS = 1
+    SS = 2
+    DS = 3
+    FS = 4
+    GS = 5
+    LDTR = 6
+    TR = 7
+    GDTR = 8
+    IDTR = 9
+
+
+class Segment(NamedTuple):
+    """A segment register with its hidden part; ``access`` in the VMCS's format.
+
+    SDM 3C, "Guest Register State": bits 3:0 type, 4 S, 6:5 DPL, 7 P, 12 AVL, 13 L, 14 D/B, 15 G,
+    16 unusable.
+    """
+
+    selector: int
+    base: int
+    limit: int
+    access: int
+
+
+UNUSABLE = 1 << 16
+
+
+class State:
+    """The registers of one processor."""
+
+    def __init__(self, handle: int) -> None:
+        pointer = ctypes.c_void_p()
+        library.context_alloc(handle, ctypes.byref(pointer))
+        assert pointer.value is not None
+        self.context = pointer.value
+        raw = (ctypes.c_char * (HEADER_BYTES + CONTEXT_BYTES)).from_address(pointer.value)
+        self.words = memoryview(raw).cast("B")[HEADER_BYTES:].cast("Q")
+        self.gpr = self.words[:16]
+        self._flags = ctypes.c_uint64()
+        self._flags_pointer = ctypes.addressof(self._flags)
+
+    @property
+    def rip(self) -> int:
+        """The instruction pointer."""
+        return self.words[RIP]
+
+    @rip.setter
+    def rip(self, value: int) -> None:
+        self.words[RIP] = value
+
+    @property
+    def rflags(self) -> int:
+        """RFLAGS, with the engine's lazily computed flags resolved."""
+        library.context_reg_read(self.context, x86_const.UC_X86_REG_RFLAGS, self._flags_pointer)
+        return self._flags.value
+
+    @rflags.setter
+    def rflags(self, value: int) -> None:
+        self.words[_CC_SRC] = value & _ARITHMETIC
+        self.words[_CC_OP] = _LAZY_FLAGS_NONE | (0xFFFF_FFFF if value & _DF else 1) << 32
+        self.words[_EFLAGS] = value & ~(_ARITHMETIC | _DF) & 0xFFFF_FFFF | 2
+
+    @property
+    def system_flags(self) -> int:
+        """RFLAGS without its arithmetic flags and DF (cheaper than `rflags`)."""
+        return self.words[_EFLAGS]
+
+    @property
+    def cr0(self) -> int:
+        """CR0 as it is in force."""
+        return self.words[_CR0]
+
+    @cr0.setter
+    def cr0(self, value: int) -> None:
+        self.words[_CR0] = value
+
+    @property
+    def cr2(self) -> int:
+        """CR2."""
+        return self.words[_CR2]
+
+    @cr2.setter
+    def cr2(self, value: int) -> None:
+        self.words[_CR2] = value
+
+    @property
+    def cr3(self) -> int:
+        """CR3."""
+        return self.words[_CR3]
+
+    @cr3.setter
+    def cr3(self, value: int) -> None:
+        self.words[_CR3] = value
+
+    @property
+    def cr4(self) -> int:
+        """CR4 as it is in force."""
+        return self.words[_CR4]
+
+    @cr4.setter
+    def cr4(self, value: int) -> None:
+        self.words[_CR4] = value
+
+    @property
+    def efer(self) -> int:
+        """IA32_EFER (without the engine's own enable bit)."""
+        return self.words[_EFER] & ~(1 << 12)
+
+    @efer.setter
+    def efer(self, value: int) -> None:
+        self.words[_EFER] = value | 1 << 12
+
+    @property
+    def cpl(self) -> int:
+        """The current privilege level."""
+        return self.words[_HFLAGS] & _H_CPL
+
+    @cpl.setter
+    def cpl(self, value: int) -> None:
+        self.words[_HFLAGS] = self.words[_HFLAGS] & ~_H_CPL | value
+
+    @property
+    def is_64bit(self) -> bool:
+        """In 64-bit mode (IA-32e mode with CS.L = 1)."""
+        return bool(self.words[_HFLAGS] & _H_CS64)
+
+    @property
+    def is_32bit_code(self) -> bool:
+        """CS.D = 1 (false in 64-bit mode as CS.D is 0 there)."""
+        return bool(self.words[_HFLAGS] & _H_CS32) and not self.is_64bit
+
+    @property
+    def in_shadow(self) -> bool:
+        """Interrupts are blocked for one instruction (STI, MOV SS, POP SS)."""
+        return bool(self.words[_HFLAGS] & H_SHADOW)
+
+    @in_shadow.setter
+    def in_shadow(self, value: bool) -> None:
+        self.words[_HFLAGS] = self.words[_HFLAGS] & ~H_SHADOW | (H_SHADOW if value else 0)
+
+    @property
+    def error_code(self) -> int:
+        """The error code of the exception that the engine stopped at."""
+        return self.words[_EXCEPTION] & 0xFFFF_FFFF
+
+    def forget_exception(self) -> None:
+        """Clear what the engine would otherwise carry over from the last exception."""
+        self.words[_EXCEPTION] = 0
+
+    def segment(self, index: int) -> Segment:
+        """Return a segment register (any but GDTR and IDTR)."""
+        at = _SEGMENTS + 3 * index
+        words = self.words
+        packed = words[at + 2]
+        flags = packed >> 32
+        access = flags >> 8 & 0xF0FF
+        if not access & 0x80:
+            access |= UNUSABLE
+        return Segment(words[at] & 0xFFFF, words[at + 1], packed & 0xFFFF_FFFF, access)
+
+    def set_segment(self, index: int, segment: Segment) -> None:
+        """Load a segment register with its hidden part; call `update_mode` when all are loaded."""
+        at = _SEGMENTS + 3 * index
+        access = segment.access
+        flags = 0 if access & UNUSABLE and index != SegmentIndex.SS else (access & 0xF0FF) << 8
+        if access & UNUSABLE:
+            flags &= ~(0x80 << 8)
+        words = self.words
+        words[at] = segment.selector
+        words[at + 1] = segment.base
+        words[at + 2] = segment.limit | flags << 32
+
+    def table(self, index: int) -> tuple[int, int]:
+        """Return base and limit of GDTR or IDTR."""
+        at = _SEGMENTS + 3 * index
+        return self.words[at + 1], self.words[at + 2] & 0xFFFF_FFFF
+
+    def set_table(self, index: int, base: int, limit: int) -> None:
+        """Load GDTR or IDTR."""
+        at = _SEGMENTS + 3 * index
+        self.words[at + 1] = base
+        self.words[at + 2] = limit
+
+    def segment_base(self, index: int) -> int:
+        """Return a segment register's base."""
+        return self.words[_SEGMENTS + 3 * index + 1]
+
+    def update_mode(self, cpl: int | None = None) -> None:
+        """Make the engine's summary agree with CR0, CR4, EFER, RFLAGS.VM and the segments.
+
+        ``cpl`` is the new privilege level; without it the current one stays.
+        """
+        words = self.words
+        cr0, cr4 = words[_CR0], words[_CR4]
+        level = words[_HFLAGS] & _H_CPL if cpl is None else cpl
+        flags = level | words[_HFLAGS] & H_SHADOW | _H_SVME | _H_GUEST
+        flags |= (cr0 & _FPU_BITS) << _H_FPU_SHIFT
+        if cr4 & _OSFXSR:
+            flags |= _H_OSFXSR
+        if cr4 & _SMAP:
+            flags |= _H_SMAP
+        code = self._descriptor(SegmentIndex.CS)
+        if cr0 & _PE:
+            flags |= _H_PE
+        if words[_EFER] & _LMA:
+            flags |= _H_LMA
+            if code >> 21 & 1:
+                flags |= _H_CS64
+        if code >> 22 & 1 or flags & _H_CS64:
+            flags |= _H_CS32
+        if self._descriptor(SegmentIndex.SS) >> 22 & 1 or flags & _H_CS64:
+            flags |= _H_SS32
+        if not flags & _H_CS64 and self._needs_bases(cr0, flags):
+            flags |= _H_ADDSEG
+        words[_HFLAGS] = flags | words[_HFLAGS] & ~0xFFFF_FFFF
+
+    def _descriptor(self, index: int) -> int:
+        return self.words[_SEGMENTS + 3 * index + 2] >> 32
+
+    def _needs_bases(self, cr0: int, flags: int) -> bool:
+        if not cr0 & _PE or self.words[_EFLAGS] & _VM or not flags & _H_CS32:
+            return True
+        return any(
+            self.segment_base(one) for one in (SegmentIndex.DS, SegmentIndex.ES, SegmentIndex.SS)
+        )
