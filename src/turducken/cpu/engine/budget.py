@@ -1,9 +1,9 @@
 """Preemption: a native function that the engine calls at every block.
 
-It subtracts the block's number of instructions from a budget and stops the engine when the budget is
-used up, so that a run ends at a block boundary, after the same instruction every time. The function is
-generated at run time; where that is not possible, a Python callback does the same, slower, and gives
-the same run.
+It subtracts the block's number of instructions from a budget, and stops the engine before the block
+when nothing is left, so that a run ends at a block boundary, after the same instruction every time,
+and always executes at least one block. The function is generated at run time; where that is not
+possible, a Python callback does the same, slower, and gives the same run.
 """
 
 import ctypes
@@ -19,6 +19,10 @@ _BUDGET, _STOP, _SLOW, _TABLE = 0, 1, 2, 4
 _CODE = f"""
 define void @block(i8* %engine, i64 %address, i32 %size, i64* %data) {{
 entry:
+  %budget = load i64, i64* %data
+  %over = icmp slt i64 %budget, 0
+  br i1 %over, label %stop, label %count
+count:
   %size64 = zext i32 %size to i64
   %shifted = shl i64 %size64, 48
   %key = xor i64 %address, %shifted
@@ -34,12 +38,10 @@ entry:
 fast:
   %next = add i64 %base, 1
   %countp = getelementptr i64, i64* %data, i64 %next
-  %count = load i64, i64* %countp
-  %budget = load i64, i64* %data
-  %left = sub i64 %budget, %count
+  %number = load i64, i64* %countp
+  %left = sub i64 %budget, %number
   store i64 %left, i64* %data
-  %over = icmp slt i64 %left, 0
-  br i1 %over, label %stop, label %done
+  ret void
 slow:
   %slowp = getelementptr i64, i64* %data, i64 {_SLOW}
   %slowi = load i64, i64* %slowp
@@ -51,8 +53,6 @@ stop:
   %stopi = load i64, i64* %stopp
   %stopf = inttoptr i64 %stopi to i32 (i8*)*
   %status = call i32 %stopf(i8* %engine)
-  ret void
-done:
   ret void
 }}
 """
@@ -82,8 +82,8 @@ def _native_hook() -> int | None:
 class Budget:
     """How many instructions the engine may still begin, counted per block.
 
-    ``on_new_block(address, size)`` sees each block once before it counts (it may be seen again after
-    the small table has forgotten it) and returns the number of instructions in it.
+    ``on_new_block(address, size)`` sees each block once before it counts (perhaps again after the
+    small table has forgotten it) and returns the number of instructions in it.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class Budget:
         self._on_new_block = on_new_block
         self._slow = library.BLOCK_HOOK(self._new_block)
         self.words[_STOP] = library.emu_stop_address
-        self.words[_SLOW] = ctypes.cast(self._slow, library.ptr).value or 0
+        self.words[_SLOW] = ctypes.cast(self._slow, ctypes.c_void_p).value or 0
         self._fallback = library.BLOCK_HOOK(self._count_block)
         self.hook = (_native_hook() if native else None) or self._fallback
         self.data = ctypes.addressof(self._data)
@@ -123,16 +123,13 @@ class Budget:
         slot, key = self._slot(address, size)
         self.words[slot + 1] = self._on_new_block(address, size)
         self.words[slot] = key
-        self._charge(self.words[slot + 1])
+        self.words[_BUDGET] -= self.words[slot + 1]
 
     def _count_block(self, engine: int, address: int, size: int, data: int) -> None:
         slot, key = self._slot(address, size)
-        if self.words[slot] == key:
-            self._charge(self.words[slot + 1])
-        else:
-            self._new_block(engine, address, size, data)
-
-    def _charge(self, count: int) -> None:
-        self.words[_BUDGET] -= count
         if self.words[_BUDGET] < 0:
             library.emu_stop(self._handle)
+        elif self.words[slot] == key:
+            self.words[_BUDGET] -= self.words[slot + 1]
+        else:
+            self._new_block(engine, address, size, data)

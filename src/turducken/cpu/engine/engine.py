@@ -106,7 +106,7 @@ class Engine:
             library.MMIO_READ_HOOK(self._on_mmio_read),
             library.MMIO_WRITE_HOOK(self._on_mmio_write),
         )
-        read, write = (ctypes.cast(one, library.ptr) for one in self._mmio)
+        read, write = (ctypes.cast(one, ctypes.c_void_p) for one in self._mmio)
         library.mmio_map(self._handle, _DEVICE_WINDOW, _DEVICE_WINDOW, read, None, write, None)
 
     def _add_hooks(self) -> None:
@@ -197,7 +197,12 @@ class Engine:
             self._stop(number if number >= 0x100 else Trap.SOFTWARE_INTERRUPT + number)
 
     def _on_fill(
-        self, _engine: int, page: int, access: int, result: "ctypes._Pointer[ctypes.c_uint64]", _d: int
+        self,
+        _engine: int,
+        page: int,
+        access: int,
+        result: "ctypes._Pointer[ctypes.c_uint64]",
+        _data: int,
     ) -> bool:
         kind = _KINDS[access]
         target = None

@@ -36,7 +36,8 @@ def _control_block() -> bytes:
     struct.pack_into("<HHHHIQ", block, 0, 0xFFFF, 0xFFFF, 0xFFFF, 0xFFFF, 0xFFFF_FFFF, everything)
     struct.pack_into("<QQ", block, 0x40, _IO_MAP, _MSR_MAP)
     struct.pack_into("<I", block, 0x58, 1)
-    for offset, selector, attributes in ((0, 16, 0xC93), (16, 8, 0xA9B), (32, 16, 0xC93), (48, 16, 0xC93)):
+    for offset in (0, 0x10, 0x20, 0x30):
+        selector, attributes = (8, 0xA9B) if offset == 0x10 else (16, 0xC93)
         struct.pack_into("<HHIQ", block, 0x400 + offset, selector, attributes, 0xFFFF_FFFF, 0)
     struct.pack_into("<Q", block, 0x4D0, _EFER_LONG_SVM)
     struct.pack_into("<QQQ", block, 0x548, 0x20, 0, 0x8000_0031)

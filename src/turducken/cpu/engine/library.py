@@ -18,7 +18,7 @@ SUPPORTED = (2, 1)
 
 
 class EngineError(Exception):
-    """This build of the instruction engine cannot be used; the message says why."""
+    """The instruction engine's build cannot be used; the message says why."""
 
 
 def _address(name: str) -> int:
@@ -70,7 +70,7 @@ _REQUEST_BLOCK = _control(unicorn_const.UC_CTL_TB_REQUEST_CACHE, 2, write=True, 
 
 def open_engine() -> tuple[Uc, int]:
     """Return a new 64-bit x86 engine whose TLB misses ask us, and its raw handle."""
-    if tuple(unicorn_const.__dict__[f"UC_VERSION_{part}"] for part in ("MAJOR", "MINOR")) != SUPPORTED:
+    if (unicorn_const.UC_API_MAJOR, unicorn_const.UC_API_MINOR) != SUPPORTED:
         raise EngineError(f"unicorn {SUPPORTED[0]}.{SUPPORTED[1]} is needed")
     engine = Uc(unicorn_const.UC_ARCH_X86, unicorn_const.UC_MODE_64)
     engine.ctl_set_cpu_model(x86_const.UC_CPU_X86_EPYC)

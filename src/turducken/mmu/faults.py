@@ -1,0 +1,46 @@
+"""How a translation can fail: the architectural outcomes, as values."""
+
+from typing import NamedTuple
+
+
+class PageFault(NamedTuple):
+    """A page fault (#PF) at linear ``address`` with the manual's error code."""
+
+    address: int
+    error_code: int
+
+
+class EptViolation(NamedTuple):
+    """An EPT violation for guest-physical ``gpa``.
+
+    ``address`` is the linear address being translated, or None where there is none (qualification
+    bit 7 clear). ``qualification`` is complete but for NMI unblocking.
+    """
+
+    gpa: int
+    address: int | None
+    qualification: int
+
+
+class EptMisconfiguration(NamedTuple):
+    """An EPT misconfiguration met for guest-physical ``gpa``; it has no qualification."""
+
+    gpa: int
+    address: int | None
+
+
+class PmlFull(NamedTuple):
+    """The page-modification log is full: the access must be retried after the VM exit."""
+
+    gpa: int
+
+
+class ApicAccess(NamedTuple):
+    """An access to the APIC-access page: ``offset`` in the page, ``kind`` 0 read, 1 write, 2 fetch."""
+
+    address: int
+    offset: int
+    kind: int
+
+
+Fault = PageFault | EptViolation | EptMisconfiguration | PmlFull | ApicAccess

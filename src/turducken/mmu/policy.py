@@ -1,0 +1,117 @@
+"""What the manual leaves open: how long a processor really keeps what it may keep.
+
+"Software should not rely on ... the processor may invalidate at any time" (SDM 3C, "Caching
+Translation Information"). A policy decides; every choice it makes is legal, and repeatable.
+"""
+
+import random
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+from turducken.mmu.tlb import Mapping, Space, Tlb
+
+
+class TlbPolicy(Protocol):
+    """Decides what is dropped although it need not be."""
+
+    name: str
+
+    def added(self, tlb: Tlb, space: Space, address: int, mapping: Mapping) -> None:
+        """A mapping was added to ``space``."""
+
+    def stopped(self, tlb: Tlb) -> None:
+        """The processor stopped running guest code for a moment."""
+
+    def evicted(self) -> bool:
+        """Tell, once, whether something was dropped since the last question."""
+
+
+class Keep:
+    """Retain all that may be retained."""
+
+    name = "keep"
+
+    def added(self, tlb: Tlb, space: Space, address: int, mapping: Mapping) -> None:
+        """Keep it."""
+
+    def stopped(self, tlb: Tlb) -> None:
+        """Keep all."""
+
+    def evicted(self) -> bool:
+        """Nothing ever is."""
+        return False
+
+
+class Drop(Keep):
+    """Walk always: nothing outlives the run of instructions that needed it."""
+
+    name = "drop"
+
+    def stopped(self, tlb: Tlb) -> None:
+        """Drop all."""
+        tlb.forget_everything()
+
+
+class Finite(Keep):
+    """A limited number of page mappings, the oldest giving way, as real parts have."""
+
+    name = "finite"
+
+    def __init__(self, capacity: int = 64) -> None:
+        self._capacity = capacity
+        self._order: deque[tuple[Space, int, int, Mapping]] = deque()
+        self._evicted = False
+
+    def added(self, tlb: Tlb, space: Space, address: int, mapping: Mapping) -> None:
+        """Let the oldest mapping go when there are too many."""
+        self._order.append((space, mapping.shift, address >> mapping.shift, mapping))
+        if len(self._order) <= self._capacity:
+            return
+        old_space, shift, number, old = self._order.popleft()
+        pages = old_space.pages.get(shift, {})
+        if pages.get(number) is old:
+            del pages[number]
+            old_space.forget_structures()
+            self._evicted = True
+
+    def evicted(self) -> bool:
+        """Tell whether a mapping gave way."""
+        was, self._evicted = self._evicted, False
+        return was
+
+
+class Random(Keep):
+    """Drop everything, or one space, at moments chosen by a seeded generator."""
+
+    name = "random"
+
+    def __init__(self, seed: int, *, one_in: int = 4) -> None:
+        self._random = random.Random(seed)
+        self._one_in = one_in
+
+    def stopped(self, tlb: Tlb) -> None:
+        """Sometimes drop all, sometimes each space with even odds."""
+        if self._random.randrange(self._one_in):
+            return
+        if self._random.randrange(2):
+            tlb.forget_everything()
+            return
+        tlb.forget_spaces(lambda: bool(self._random.randrange(2)))
+
+
+def make_policy(name: str, seed: int, processor: int) -> TlbPolicy:
+    """Return a new policy by name for one processor; `ValueError` for an unknown name."""
+    makers: dict[str, Callable[[], TlbPolicy]] = {
+        "keep": Keep,
+        "drop": Drop,
+        "finite": Finite,
+        "random": lambda: Random(seed * 0x1_0001 + processor),
+    }
+    if name not in makers:
+        raise ValueError(f"unknown TLB policy {name!r} (one of {', '.join(makers)})")
+    return makers[name]()
+
+
+POLICIES = ("keep", "drop", "finite", "random")
+"""The names that `make_policy` knows."""
