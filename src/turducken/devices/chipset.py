@@ -1,0 +1,206 @@
+"""All the devices of the PC, wired together.
+
+The machine gives memory, a clock, one `ProcessorInputs` for each processor and the callbacks of
+`Outputs`, and attaches the processors' accesses to `Chipset.ports` and `Chipset.mmio_of`.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from turducken.devices.acpi_pm import AcpiPm
+from turducken.devices.apic_core import ApicFeatures, ProcessorInputs
+from turducken.devices.apic_fabric import ApicFabric
+from turducken.devices.apic_timer import TimeStampCounter
+from turducken.devices.bus import MmioBus, PortBus, UnclaimedHandler
+from turducken.devices.clock import Clock
+from turducken.devices.cmos import Cmos, MemorySizes
+from turducken.devices.fw_cfg import FwCfg
+from turducken.devices.io_apic import IoApic
+from turducken.devices.keyboard_controller import KeyboardController
+from turducken.devices.lines import (
+    COM1_IRQ,
+    KEYBOARD_IRQ,
+    MOUSE_IRQ,
+    RTC_IRQ,
+    SCI_IRQ,
+    TIMER_IRQ,
+    IsaLine,
+)
+from turducken.devices.local_apic import LocalApic
+from turducken.devices.pci import PciConfiguration
+from turducken.devices.pic import PicPair
+from turducken.devices.pit import Pit
+from turducken.devices.system_ports import (
+    DEBUG_EXIT_PORT,
+    DMA_PORTS,
+    DebugConsole,
+    DebugExit,
+    Latches,
+    PostCodes,
+    ShutdownPort,
+    SystemControlA,
+)
+from turducken.devices.uart import Uart
+from turducken.devices.vga import VgaText
+from turducken.memory import Memory
+
+EXTINT_PIN = 0
+"""The I/O APIC pin that the 8259 pair's output is wired to, besides LINT0."""
+
+OLD_PM_BASE = 0xB000
+"""Where older PCs had the ACPI registers; many programs write their power-off request there."""
+
+
+def _discard(value: int) -> None:
+    """Take a value that nobody wants."""
+
+
+def _ignore() -> None:
+    """Take an event that nobody wants."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """What leaves the devices for the host."""
+
+    console: Callable[[int], None] = _discard
+    """A byte from COM1."""
+    debug_console: Callable[[int], None] = _discard
+    """A byte from port E9h."""
+    post_code: Callable[[int], None] = _discard
+    """A value written to port 80h."""
+    debug_exit: Callable[[int], None] = _discard
+    """The guest ends the run with this value."""
+    power_off: Callable[[], None] = _ignore
+    """The guest switches the machine off (ACPI, or the letters at port 8900h)."""
+    reset: Callable[[], None] = _ignore
+    """The guest resets the machine (i8042, port 92h, port CF9h)."""
+    unclaimed: UnclaimedHandler | None = None
+    """An access that no device answers, once for each address and direction."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChipsetOptions:
+    """What of the devices a user can choose."""
+
+    debug_exit_port: int = DEBUG_EXIT_PORT
+    apic: ApicFeatures = field(default_factory=ApicFeatures)
+
+
+class PicOutput:
+    """The INTR output of the 8259 pair: LINT0 of the boot processor and an I/O APIC pin."""
+
+    def __init__(self, io_apic: IoApic) -> None:
+        self._io_apic = io_apic
+        self.boot_apic: LocalApic | None = None
+
+    def __call__(self, *, level: bool) -> None:
+        """Drive the output."""
+        if self.boot_apic is not None:
+            self.boot_apic.set_lint(0, level=level)
+        self._io_apic.set_line(EXTINT_PIN, level=level)
+
+
+class Chipset:
+    """The devices, each reachable as an attribute.
+
+    ``tscs`` are the processors' time-stamp counters for the APIC timers (None: nominal ones).
+    """
+
+    def __init__(
+        self,
+        memory: Memory,
+        sizes: MemorySizes,
+        clock: Clock,
+        processors: Sequence[ProcessorInputs],
+        *,
+        outputs: Outputs | None = None,
+        options: ChipsetOptions | None = None,
+        tscs: Sequence[TimeStampCounter] | None = None,
+    ) -> None:
+        self._outputs = outputs or Outputs()
+        self._options = options or ChipsetOptions()
+        self.clock = clock
+        self._connect_interrupts(processors, tscs)
+        self._make_devices(memory, sizes, len(processors))
+        self._attach()
+
+    def _connect_interrupts(
+        self,
+        processors: Sequence[ProcessorInputs],
+        tscs: Sequence[TimeStampCounter] | None,
+    ) -> None:
+        self.fabric = ApicFabric()
+        self.io_apic = IoApic(self.fabric)
+        output = PicOutput(self.io_apic)
+        self.pics = PicPair(output)
+        self.apics = [
+            LocalApic(
+                index,
+                processor,
+                self.fabric,
+                self.clock,
+                features=self._options.apic,
+                tsc=None if tscs is None else tscs[index],
+                external=self.pics if index == 0 else None,
+            )
+            for index, processor in enumerate(processors)
+        ]
+        output.boot_apic = self.apics[0]
+
+    def _line(self, irq: int) -> IsaLine:
+        return IsaLine(irq, self.pics, self.io_apic)
+
+    def _make_devices(self, memory: Memory, sizes: MemorySizes, processors: int) -> None:
+        out = self._outputs
+        self.uart = Uart(out.console, self._line(COM1_IRQ))
+        self.pit = Pit(self.clock, self._line(TIMER_IRQ))
+        self.cmos = Cmos(self.clock, self._line(RTC_IRQ))
+        self.cmos.set_memory(sizes, processors)
+        self.keyboard = KeyboardController(
+            out.reset, self._line(KEYBOARD_IRQ), self._line(MOUSE_IRQ)
+        )
+        self.vga = VgaText(memory)
+        self.pci = PciConfiguration(out.reset)
+        self.fw_cfg = FwCfg(ram_size=sizes.low + sizes.high, processors=processors)
+        self.acpi_pm = AcpiPm(self.clock, out.power_off, self._line(SCI_IRQ))
+        self.old_pm = AcpiPm(self.clock, out.power_off, base=OLD_PM_BASE)
+        self.post = PostCodes(out.post_code)
+        self.debug_console = DebugConsole(out.debug_console)
+        self.debug_exit = DebugExit(out.debug_exit, self._options.debug_exit_port)
+        self.shutdown = ShutdownPort(out.power_off)
+        self.system_control = SystemControlA(out.reset)
+        self.dma = Latches(DMA_PORTS)
+
+    def _attach(self) -> None:
+        self.ports = PortBus(self._outputs.unclaimed)
+        for device in (
+            self.uart,
+            self.pics,
+            self.pit,
+            self.cmos,
+            self.keyboard,
+            self.vga,
+            self.pci,
+            self.fw_cfg,
+            self.acpi_pm,
+            self.old_pm,
+            self.post,
+            self.debug_console,
+            self.debug_exit,
+            self.shutdown,
+            self.system_control,
+            self.dma,
+        ):
+            self.ports.attach(device)
+        self._mmio = [self._mmio_bus(apic) for apic in self.apics]
+
+    def _mmio_bus(self, apic: LocalApic) -> MmioBus:
+        bus = MmioBus(self._outputs.unclaimed)
+        bus.attach(apic)
+        bus.attach(self.io_apic)
+        return bus
+
+    def mmio_of(self, processor: int) -> MmioBus:
+        """Return the memory-mapped devices as this processor sees them."""
+        return self._mmio[processor]
