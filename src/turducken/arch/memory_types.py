@@ -46,3 +46,11 @@ _EFFECTIVE = {
 def effective_type(mtrr: int, pat: int) -> MemoryType:
     """Combine the MTRR's (or EPT leaf's) type with the PAT entry's into the access's type."""
     return _EFFECTIVE[MemoryType(mtrr)][MemoryType(pat)]
+
+
+def is_valid_pat(value: int) -> bool:
+    """Tell whether WRMSR could write ``value`` to IA32_PAT: each byte is a memory type."""
+    return all(byte in _PAT_TYPES for byte in value.to_bytes(8, "little"))
+
+
+_PAT_TYPES = frozenset(int(one) for one in MemoryType)

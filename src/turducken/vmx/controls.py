@@ -177,3 +177,29 @@ ENTRY = _set("entry", "VM-entry controls", Entry, _mask(0, 1, 2, 3, 4, 5, 6, 7, 
 VM_FUNCTIONS = _set("vm_functions", "VM-function controls", VmFunction, width=64)
 
 CONTROL_SETS = {one.key: one for one in (PIN_BASED, PRIMARY, SECONDARY, EXIT, ENTRY, VM_FUNCTIONS)}
+
+DEPENDENCIES = (
+    ("pin.virtual_nmis", "pin.nmi_exiting"),
+    ("primary.nmi_window_exiting", "pin.virtual_nmis"),
+    ("pin.process_posted_interrupts", "secondary.virtual_interrupt_delivery"),
+    ("pin.process_posted_interrupts", "exit.acknowledge_interrupt_on_exit"),
+    ("exit.save_preemption_timer", "pin.activate_preemption_timer"),
+    ("secondary.virtualize_x2apic_mode", "primary.use_tpr_shadow"),
+    ("secondary.apic_register_virtualization", "primary.use_tpr_shadow"),
+    ("secondary.virtual_interrupt_delivery", "primary.use_tpr_shadow"),
+    ("secondary.virtual_interrupt_delivery", "pin.external_interrupt_exiting"),
+    ("secondary.unrestricted_guest", "secondary.enable_ept"),
+    ("secondary.enable_pml", "secondary.enable_ept"),
+    ("secondary.mode_based_execute", "secondary.enable_ept"),
+    ("secondary.ept_violation_ve", "secondary.enable_ept"),
+    ("secondary.use_tsc_scaling", "primary.use_tsc_offsetting"),
+    ("vm_functions.eptp_switching", "secondary.enable_vm_functions"),
+    ("vm_functions.eptp_switching", "secondary.enable_ept"),
+)
+"""Pairs of controls, as ``word.name``: the first can be 1 only if the second can."""
+
+
+def control_bit(path: str) -> tuple[str, int]:
+    """Return the word and the bit of a control named as in `DEPENDENCIES`."""
+    word, _, name = path.partition(".")
+    return word, CONTROL_SETS[word].masks[name.upper()]
