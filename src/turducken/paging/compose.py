@@ -1,0 +1,139 @@
+"""Two stages as one: where an address goes, and what it may do there, through both.
+
+``EPT02(x) = EPT01(EPT12(x))``, and the same for a guest's tables under an EPT.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from turducken.paging import rights
+from turducken.paging.ranges import NO_ENTRY, RangeTable, merge
+from turducken.paging.readers import Bools, Words
+
+_PAGE = np.uint64(12)
+ALL_ONES = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
+INDEX_PAGES = 1 << 25
+"""The index of the outer stage is used where it spans at most this many pages (128 GiB)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Composition:
+    """Both stages as one, and the part of the first that the second does not map."""
+
+    ranges: RangeTable
+    """From the inner stage's input to the outer stage's output."""
+    unmapped: RangeTable
+    """As in the inner stage: targets are in the space between the stages."""
+
+
+def compose(inner: RangeTable, outer: RangeTable) -> Composition:
+    """Return the composition of ``inner`` and then ``outer``, merged.
+
+    Attributes are those of `turducken.paging.rights.combine`. Ranges whose permissions the two
+    stages have not in common stay in the result, with the permissions that are left.
+    """
+    if not len(inner) or not len(outer):
+        return Composition(RangeTable(), inner)
+    ranges = _through(inner, outer)
+    if ranges.total == inner.total:
+        return Composition(merge(ranges), RangeTable())
+    lost = _through(inner, _gaps(outer))
+    # Where nothing is behind the first stage, its own attributes are what there is to say.
+    owner = np.searchsorted(inner.start, lost.start, side="right") - 1
+    return Composition(merge(ranges), merge(replace(lost, attributes=inner.attributes[owner])))
+
+
+def _through(inner: RangeTable, outer: RangeTable) -> RangeTable:
+    """Return each piece of an inner range that lies in one outer range, not merged."""
+    first, stop = _overlaps(inner, outer)
+    counts = stop - first
+    if (counts == 1).all():
+        # The usual case when both stages are mapped page by page.
+        part, theirs = inner, first
+    else:
+        mine = np.repeat(np.arange(len(inner)), counts)
+        before = np.cumsum(counts) - counts
+        part, theirs = inner.take(mine), np.arange(len(mine)) - np.repeat(before - first, counts)
+    start, size = outer.start[theirs], outer.size[theirs]
+    low = np.maximum(part.target, start)
+    high = np.minimum(part.target + (part.size - np.uint64(1)), start + (size - np.uint64(1)))
+    length = high - low + np.uint64(1)
+    moved_in, moved_out = low - part.target, low - start
+    return RangeTable(
+        np.add(part.start, moved_in),
+        length,
+        np.add(outer.target[theirs], moved_out),
+        combine_all(part.attributes, outer.attributes[theirs]),
+        np.full(len(length), NO_ENTRY),
+        part.shifts | outer.shifts[theirs],
+        np.ones(len(length), dtype=np.uint64),
+    )
+
+
+def _gaps(table: RangeTable) -> RangeTable:
+    """Return what lies between the ranges of ``table``, mapped to itself."""
+    after = table.last + np.uint64(1)
+    # The last range may end at 2**64, where there is no gap (and the sum is 0).
+    begin = np.concatenate((np.zeros(1, dtype=np.uint64), after))
+    end = np.concatenate((table.start, np.zeros(1, dtype=np.uint64)))
+    size = end - begin
+    size[-1] = np.uint64(0) if after[-1] == 0 else ALL_ONES - begin[-1]
+    some = size != 0
+    none = np.zeros(int(some.sum()), dtype=np.uint64)
+    return RangeTable(
+        begin[some], size[some], begin[some], none.astype(np.uint32), none, none, none
+    )
+
+
+def _overlaps(inner: RangeTable, outer: RangeTable) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Return, for each inner range, the first outer range it reaches and the one after the last."""
+    low, high = inner.target, inner.target + (inner.size - np.uint64(1))
+    base = outer.start[0] >> _PAGE
+    pages = int((outer.last[-1] >> _PAGE) - base) + 1
+    if len(outer) > 4096 and pages <= INDEX_PAGES and _whole_pages(outer):
+        return _overlaps_by_page(outer, (low, high), (base, pages))
+    first = np.searchsorted(outer.last, low, side="left")
+    return first, np.maximum(first, np.searchsorted(outer.start, high, side="right"))
+
+
+def _whole_pages(table: RangeTable) -> bool:
+    return not ((table.start | table.size) & np.uint64(0xFFF)).any()
+
+
+def _overlaps_by_page(
+    outer: RangeTable, bounds: tuple[Words, Words], space: tuple[np.uint64, int]
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """As `_overlaps`, looked up by page number: millions of binary searches miss every cache."""
+    low, high = bounds
+    base, pages = space
+    ends = ((outer.last >> _PAGE) - base).astype(np.int64)
+    owner = np.repeat(np.arange(len(outer), dtype=np.int32), np.diff(ends, prepend=-1))
+    starts = outer.start
+
+    def at(address: Words) -> tuple[NDArray[np.intp], Bools, Bools]:
+        page = address >> _PAGE
+        below, above = page < base, page > base + np.uint64(pages - 1)
+        index = np.where(below, np.uint64(0), page - base)
+        index = np.where(above, np.uint64(pages - 1), index)
+        return owner[index.astype(np.intp)].astype(np.intp), below, above
+
+    first, _, above = at(low)
+    first = np.where(above, len(outer), first)
+    last, below, above_last = at(high)
+    stop = last + (starts[last] <= high)
+    stop = np.where(below, 0, np.where(above_last, len(outer), stop))
+    return first, np.maximum(first, stop)
+
+
+def combine_all(inner: NDArray[np.uint32], outer: NDArray[np.uint32]) -> NDArray[np.uint32]:
+    """Apply `turducken.paging.rights.combine` to each pair."""
+    if not len(inner):
+        return inner
+    if (inner == inner[0]).all() and (outer == outer[0]).all():
+        return np.full(len(inner), rights.combine(int(inner[0]), int(outer[0])), dtype=np.uint32)
+    pairs = inner.astype(np.uint64) << np.uint64(32) | outer.astype(np.uint64)
+    distinct, inverse = np.unique(pairs, return_inverse=True)
+    words = [rights.combine(one >> 32, one & 0xFFFF_FFFF) for one in distinct.tolist()]
+    return np.array(words, dtype=np.uint32)[inverse]
