@@ -2,6 +2,7 @@
 #include "lib/print.h"
 #include "pc/apic.h"
 #include "pc/console.h"
+#include "pc/leave.h"
 #include "pc/pic.h"
 #include "pc/smp.h"
 #include "test/options.h"
@@ -10,7 +11,6 @@
 #include "vmx/pages.h"
 #include "vmx/vm.h"
 #include "x86/cpu.h"
-#include "x86/instructions.h"
 
 /* The beginning of the multiboot information structure */
 struct multiboot_info {
@@ -18,18 +18,7 @@ struct multiboot_info {
 };
 enum { MULTIBOOT_MEMORY = BIT(0), MULTIBOOT_COMMAND_LINE = BIT(2) };
 
-enum { DEBUG_EXIT_PORT = 0xf4 };
-
 static struct vm vms[MAX_CPUS];
-
-/* Tell an emulator that we are done: 0 is success.  On a real PC nothing happens. */
-static void __attribute__((noreturn)) leave(u32 status)
-{
-    outl(DEBUG_EXIT_PORT, status);
-    interrupts_off();
-    for (;;)
-        cpu_halt();
-}
 
 static void read_multiboot(const struct multiboot_info *info)
 {

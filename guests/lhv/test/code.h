@@ -6,17 +6,29 @@
 #include "lib/types.h"
 
 struct code {
-    const u8 *start, *at, *next;
+    const u8 *start, *at, *next, *end;
 };
 
+#define L2_CODE_IN(id, bits, before, instruction, after)                                           \
+    asm(".pushsection .text\n\t.code" bits "\n" #id "_start:\n" before "\n" #id "_at:\n"           \
+        instruction "\n" #id "_next:\n" after "\n" #id "_end:\n\t.code" NATIVE_BITS                \
+        "\n.popsection\n");                                                                        \
+    extern const u8 id##_start[], id##_at[], id##_next[], id##_end[];                              \
+    static const struct code id __attribute__((unused)) = { id##_start, id##_at, id##_next,        \
+                                                            id##_end }
+
+/* Code in lhv's own mode; it returns, and so ends with the VMCALL at l2_done (vmx/enter.S). */
 #define L2_CODE(id, before, instruction)                                                           \
-    asm(".pushsection .text\n" #id "_start:\n" before "\n" #id "_at:\n" instruction "\n" #id      \
-        "_next:\n\tret\n.popsection\n");                                                           \
-    extern const u8 id##_start[], id##_at[], id##_next[];                                          \
-    static const struct code id __attribute__((unused)) = { id##_start, id##_at, id##_next }
+    L2_CODE_IN(id, NATIVE_BITS, before, instruction, "ret")
+
+/* Code in another mode (vmx/modes.h) must end by itself. */
+#define L2_END "mov $0xd07e, %eax; vmcall"
+#define L2_CODE32(id, before, instruction) L2_CODE_IN(id, "32", before, instruction, L2_END)
+#define L2_CODE16(id, before, instruction) L2_CODE_IN(id, "16", before, instruction, L2_END)
 
 /* Registers of the natural width, for the text of such code */
 #ifdef __x86_64__
+#define NATIVE_BITS "64"
 #define AX "%rax"
 #define BX "%rbx"
 #define CX "%rcx"
@@ -25,6 +37,7 @@ struct code {
 #define DI "%rdi"
 #define SP "%rsp"
 #else
+#define NATIVE_BITS "32"
 #define AX "%eax"
 #define BX "%ebx"
 #define CX "%ecx"

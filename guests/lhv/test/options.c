@@ -1,4 +1,5 @@
 #include "test/options.h"
+#include "lib/print.h"
 #include "lib/string.h"
 #include "x86/asm.h"
 
@@ -19,13 +20,12 @@ static const char *value_of(const char *word_, const char *key)
     return memcmp(word_, key, length) ? NULL : word_ + length;
 }
 
-static void copy(char *to, word size, const char *from)
+/* Add to a list; the default, "*", is not added to but replaced. */
+static void add_items(char *list, word size, const char *items)
 {
-    word length = strlen(from);
-    if (length >= size)
-        length = size - 1;
-    memcpy(to, from, length);
-    to[length] = 0;
+    word length = streq(list, "*") ? 0 : strlen(list);
+    struct text text = { list, length, size };
+    text_print(&text, "%s%s", length ? "," : "", items);
 }
 
 /* Words that say nothing to lhv are passed over: some loaders put the image's name first. */
@@ -33,9 +33,9 @@ static void parse_word(const char *text)
 {
     const char *value;
     if ((value = value_of(text, "tests=")))
-        copy(options.tests, sizeof options.tests, value);
+        add_items(options.tests, sizeof options.tests, value);
     else if ((value = value_of(text, "skip=")))
-        copy(options.skip, sizeof options.skip, value);
+        add_items(options.skip, sizeof options.skip, value);
     else if ((value = value_of(text, "soak=")))
         options.soak = number(value);
     else if ((value = value_of(text, "seed=")))
@@ -50,12 +50,12 @@ static void parse_word(const char *text)
 
 void options_parse(const char *command_line)
 {
-    char text[160]; /* a little longer than any value: memcmp may look a few bytes ahead */
+    char text[sizeof options.tests + 32]; /* value_of() may look a few bytes ahead */
     while (*command_line) {
         word length = 0;
         memset(text, 0, sizeof text);
         for (; *command_line && *command_line != ' '; command_line++)
-            if (length < sizeof text - 16)
+            if (length < sizeof options.tests + 16)
                 text[length++] = *command_line;
         parse_word(text);
         while (*command_line == ' ')

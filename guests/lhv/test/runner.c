@@ -1,6 +1,7 @@
 #include "test/runner.h"
 #include "lib/print.h"
 #include "pc/console.h"
+#include "pc/leave.h"
 #include "pc/smp.h"
 #include "test/options.h"
 #include "test/test.h"
@@ -67,9 +68,8 @@ void test_abort(void)
     struct cpu *cpu = this_cpu();
     if (cpu->abort)
         context_restore(cpu->abort);
-    print("Bail out! %s", cpu->result.space);
-    for (;;)
-        asm volatile("cli; hlt");
+    print("Bail out! %s\n", cpu->result.space);
+    leave(1);
 }
 
 bool check_equal(const char *what, u64 got, u64 expected)
@@ -84,6 +84,15 @@ bool check(bool condition, const char *what)
     if (!condition)
         fail("%s", what);
     return condition;
+}
+
+void check_fault(u8 vector, u32 error)
+{
+    struct fault fault = this_cpu()->fault;
+    if (!fault.happened)
+        fail("expected exception %u, met none", vector);
+    else if (fault.vector != vector || fault.error != error)
+        fail("expected exception %u(%x), met %u(%x)", vector, error, fault.vector, fault.error);
 }
 
 /* ---- running ---- */

@@ -48,3 +48,6 @@ void test_abort(void) __attribute__((noreturn));
 /* Compare; a difference is a failure. */
 bool check_equal(const char *what, u64 got, u64 expected);
 bool check(bool condition, const char *what);
+
+/* The instruction that was just tried (x86/try.h) must have faulted like this. */
+void check_fault(u8 vector, u32 error);

@@ -75,3 +75,11 @@ void vmx_turn_off(struct vm *vm);
  */
 enum { VMCS_REGIONS = 4 };
 void *vmcs_region(unsigned which);
+void vmcs_reset(void *region);
+
+/* Write the host state for the processor that executes. */
+void vm_load_host(struct vm *vm);
+
+/* The fields of the segment registers follow each other in this order. */
+enum segment { ES, CS, SS, DS, FS, GS, LDTR, TR };
+void vm_set_segment(enum segment segment, u16 selector, word base, u32 limit, u32 rights);

@@ -9,7 +9,7 @@
 #define SEL_DATA 0x10
 #define SEL_USER_CODE 0x18
 #define SEL_USER_DATA 0x20
-#define SEL_CPU 0x28     /* its base is this processor's struct cpu (i386) */
+#define SEL_CPU 0x28     /* its base is this processor's struct cpu (i386); ring 3 keeps it */
 #define SEL_TSS 0x30     /* 16 bytes on amd64 */
 #define SEL_CODE32 0x40
 #define SEL_CODE16 0x48

@@ -26,7 +26,7 @@ static void build_gdt(struct cpu *cpu)
     cpu->gdt[SEL_DATA / 8] = DESC_DATA32;
     cpu->gdt[SEL_USER_CODE / 8] = native | DESC_RING_3;
     cpu->gdt[SEL_USER_DATA / 8] = DESC_DATA32 | DESC_RING_3;
-    cpu->gdt[SEL_CPU / 8] = with_base(DESC_DATA32, (u32)(word)cpu);
+    cpu->gdt[SEL_CPU / 8] = with_base(DESC_DATA32 | DESC_RING_3, (u32)(word)cpu);
     cpu->gdt[SEL_TSS / 8] = with_base(DESC_TSS | (sizeof(struct tss) - 1), (u32)(word)&cpu->tss);
     cpu->gdt[SEL_CODE32 / 8] = DESC_CODE32;
     cpu->gdt[SEL_CODE16 / 8] = DESC_CODE16;

@@ -11,10 +11,10 @@ struct vm;
 struct tss {
 #ifdef __x86_64__
     u32 reserved0;
-    u64 rsp[3], reserved1, ist[7], reserved2;
+    word rsp[3], reserved1, ist[7], reserved2;
     u16 reserved3, io_map;
 #else
-    u32 link, esp0, ss0, unused[22];
+    word link, esp0, ss0, unused[22];
     u16 trap, io_map;
 #endif
 } __attribute__((packed));
@@ -38,6 +38,7 @@ struct cpu {
 
     struct fault fault;    /* what the last try_... met */
     struct context *abort; /* where a test goes that cannot go on */
+    struct context leave_user; /* see x86/user.h */
     volatile u32 interrupts[256]; /* how often each vector came */
 
     u64 gdt[GDT_ENTRIES];

@@ -2,6 +2,7 @@
 #include "x86/bits.h"
 #include "x86/instructions.h"
 #include "x86/try.h"
+#include "x86/user.h"
 #include "pc/apic.h"
 #include "test/test.h"
 
@@ -15,7 +16,7 @@ struct gate {
 #endif
 } __attribute__((packed));
 
-enum { GATE_INTERRUPT = 0x8e };
+enum { GATE_INTERRUPT = 0x8e, GATE_DPL3 = 0x60 };
 
 static struct gate idt[256] ALIGNED(16);
 extern const u8 trap_entries[];
@@ -28,7 +29,7 @@ void idt_build(void)
             .offset_low = (u16)entry,
             .offset_mid = (u16)(entry >> 16),
             .selector = SEL_CODE,
-            .type = GATE_INTERRUPT,
+            .type = v == VECTOR_LEAVE_USER ? GATE_INTERRUPT | GATE_DPL3 : GATE_INTERRUPT,
         };
     }
 }
@@ -61,11 +62,20 @@ static void unexpected(struct trap_frame *frame)
     test_abort();
 }
 
+static void leave_user(struct cpu *cpu)
+{
+    asm volatile("mov %0, %%ds\n\tmov %0, %%es" : : "r"(SEL_DATA));
+    context_restore(&cpu->leave_user);
+}
+
+/* An interrupt out of ring 3 leaves its data segments loaded; to lhv they are as good as its own. */
 void trap(struct trap_frame *frame);
 void trap(struct trap_frame *frame)
 {
     struct cpu *cpu = this_cpu();
     cpu->interrupts[frame->vector]++;
+    if (frame->vector == VECTOR_LEAVE_USER)
+        leave_user(cpu);
     if (frame->vector >= 32) {
         if (frame->vector != VECTOR_SPURIOUS)
             apic_end_of_interrupt();
