@@ -40,6 +40,9 @@ LAUNCH_LAUNCHED = 1
 
 _SLOTS = PAGE_SIZE // 8
 _LOW = 0xFFFF_FFFF
+_FIELD_BITS = sum(
+    mask << 64 * place for place, mask in enumerate(SLOT_MASKS[LAUNCH_SLOT + 1 : END_SLOT])
+)
 
 
 class Slots(Protocol):
@@ -145,9 +148,11 @@ class Vmcs:
 
     def normalize(self) -> None:
         """Clear, in every field's slot, the bits that the field does not have."""
-        slots = self.slots
-        for slot in range(LAUNCH_SLOT + 1, END_SLOT):
-            slots[slot] &= SLOT_MASKS[slot]
+        run = range(LAUNCH_SLOT + 1, END_SLOT)
+        data = self.pack(run)
+        clean = (int.from_bytes(data, "little") & _FIELD_BITS).to_bytes(len(data), "little")
+        if clean != data:
+            self.unpack(run, clean)
 
     # Header and launch state
 

@@ -369,9 +369,6 @@ _end_of_guest_segments = _next_slot
 
 # Guest-state area: what changes from one VM entry to the next
 
-GUEST_RIP = _field(0x681E, "Guest RIP")
-GUEST_RFLAGS = _field(0x6820, "Guest RFLAGS")
-GUEST_CR3 = _field(0x6802, "Guest CR3")
 GUEST_INTERRUPTIBILITY = _field(0x4824, "Guest interruptibility state")
 GUEST_ACTIVITY = _field(0x4826, "Guest activity state")
 GUEST_PENDING_DEBUG = _field(0x6822, "Guest pending debug exceptions")
@@ -380,6 +377,10 @@ GUEST_PDPTE0 = _field(0x280A, "Guest PDPTE0", _EPT)
 GUEST_PDPTE1 = _field(0x280C, "Guest PDPTE1", _EPT)
 GUEST_PDPTE2 = _field(0x280E, "Guest PDPTE2", _EPT)
 GUEST_PDPTE3 = _field(0x2810, "Guest PDPTE3", _EPT)
+_end_of_guest_conditions = _next_slot
+GUEST_RIP = _field(0x681E, "Guest RIP")
+GUEST_RFLAGS = _field(0x6820, "Guest RFLAGS")
+GUEST_CR3 = _field(0x6802, "Guest CR3")
 
 # Guest-state area: those with no rule at VM entry
 
@@ -400,6 +401,10 @@ GUEST_SLOTS = range(_end_of_host, _end)
 GUEST_REGISTER_SLOTS = range(_end_of_host, _end_of_guest_registers)
 """Guest control and debug registers (but CR3), MSRs and descriptor-table registers."""
 GUEST_SEGMENT_SLOTS = range(_end_of_guest_registers, _end_of_guest_segments)
+GUEST_CONDITION_SLOTS = range(_end_of_guest_segments, _end_of_guest_conditions)
+"""Guest interruptibility and activity, pending debug exceptions, link pointer and PDPTEs."""
+CHECKED_SLOTS = range(ENTRY_INTERRUPTION_INFORMATION.slot, _end_of_guest_conditions)
+"""Everything that has a rule at VM entry, except RIP, RFLAGS and CR3."""
 SLOT_RUNS = {
     FieldKind.EXIT_INFORMATION: EXIT_INFORMATION_SLOTS,
     FieldKind.CONTROL: CONTROL_SLOTS,
