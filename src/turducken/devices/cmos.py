@@ -227,7 +227,7 @@ class Cmos:
             case 8:
                 month = min(max(number, 1), 12)
             case 9:
-                year = year // 100 * 100 + number % 100
+                year = max(year // 100 * 100 + number % 100, 1)
             case 0x32:
                 year = min(max(number * 100 + year % 100, 1), MAXYEAR)
             case _:
