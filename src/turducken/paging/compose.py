@@ -39,10 +39,25 @@ def compose(inner: RangeTable, outer: RangeTable) -> Composition:
     ranges = _through(inner, outer)
     if ranges.total == inner.total:
         return Composition(merge(ranges), RangeTable())
-    lost = _through(inner, _gaps(outer))
-    # Where nothing is behind the first stage, its own attributes are what there is to say.
-    owner = np.searchsorted(inner.start, lost.start, side="right") - 1
-    return Composition(merge(ranges), merge(replace(lost, attributes=inner.attributes[owner])))
+    return Composition(merge(ranges), merge(within(inner, _gaps(outer))))
+
+
+def within(ranges: RangeTable, regions: RangeTable) -> RangeTable:
+    """Return the pieces of ``ranges`` whose targets lie in the input ranges of ``regions``.
+
+    Attributes and targets stay those of ``ranges``. Neighbouring pieces are not merged.
+    """
+    if not len(ranges) or not len(regions):
+        return RangeTable()
+    pieces = _through(ranges, regions)
+    owner = np.searchsorted(ranges.start, pieces.start, side="right") - 1
+    moved = pieces.start - ranges.start[owner]
+    return replace(
+        pieces,
+        target=np.add(ranges.target[owner], moved),
+        attributes=ranges.attributes[owner],
+        shifts=ranges.shifts[owner],
+    )
 
 
 def _through(inner: RangeTable, outer: RangeTable) -> RangeTable:

@@ -1,0 +1,384 @@
+"""Checks of one table and of a shadow: what is wrong with it, or at least doubtful.
+
+The rules are in `turducken.inspect.findings`. Nothing here walks entry by entry: ranges, tables and
+regions are intersected as intervals, and only what is reported is looked up again.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from turducken.arch.memory_types import MemoryType
+from turducken.inspect.chain import Stage
+from turducken.inspect.findings import Report, Severity
+from turducken.inspect.source import Region
+from turducken.memory import Memory
+from turducken.paging import entries as e
+from turducken.paging import rights
+from turducken.paging.compare import Change, compare
+from turducken.paging.compose import compose, within
+from turducken.paging.inventory import Inventory, take_inventory
+from turducken.paging.ranges import Mapping, RangeTable, map_ranges, merge
+from turducken.paging.readers import Bools, Words
+from turducken.paging.survey import State
+from turducken.paging.walker import Stop, walk
+
+LEGACY_VIDEO = Region(0xA_0000, 0x2_0000)
+"""Never RAM on a PC, though a flat dump has bytes for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What is known of the memory behind a table, in the table's output space."""
+
+    ram: Sequence[Region] | None = None
+    """Where there is RAM; None where that is not known."""
+    hypervisor: Sequence[Region] = ()
+    """Memory that nothing under the table may reach."""
+
+
+def region_table(regions: Sequence[Region]) -> RangeTable:
+    """Return regions as ranges that lead to themselves, ascending and united."""
+    merged: list[list[int]] = []
+    for base, size in sorted(one for one in regions if one.size > 0):
+        if merged and base <= merged[-1][0] + merged[-1][1]:
+            end = max(merged[-1][0] + merged[-1][1], base + size)
+            merged[-1][1] = end - merged[-1][0]
+        else:
+            merged.append([base, size])
+    starts = np.array([one[0] for one in merged], dtype=np.uint64)
+    return _plain(starts, np.array([one[1] for one in merged], dtype=np.uint64))
+
+
+def _plain(start: Words, size: Words) -> RangeTable:
+    zero = np.zeros(len(start), dtype=np.uint64)
+    return RangeTable(start, size, start, zero.astype(np.uint32), zero, zero, zero)
+
+
+def without_video(regions: Sequence[Region]) -> list[Region]:
+    """Return ``regions`` without the legacy video window."""
+    result = []
+    for one in regions:
+        low = Region(one.base, max(0, min(one.end, LEGACY_VIDEO.base) - one.base))
+        base = max(one.base, LEGACY_VIDEO.end)
+        high = Region(base, max(0, one.end - base))
+        result += [part for part in (low, high) if part.size > 0]
+    return result
+
+
+class Checker:
+    """Applies the rules to one stage; findings go to ``report``."""
+
+    def __init__(self, stage: Stage, memory: Memory, around: Surroundings, report: Report) -> None:
+        self.stage = stage
+        self.memory = memory
+        self.around = around
+        self.report = report
+        self.mapping: Mapping = map_ranges(stage.fmt, memory, stage.root, pat=stage.pat)
+        self.inventory: Inventory = take_inventory(stage.fmt, memory, stage.root)
+        self._ram = None if around.ram is None else region_table(around.ram)
+
+    def run(self) -> None:
+        """Apply every rule for a single table."""
+        self.check_register()
+        self.check_entries()
+        self.check_structure()
+        self.check_tables_reachable(self.inventory.all_tables, "the table's own")
+        self.check_hypervisor()
+        self.check_types()
+        self.check_aliases()
+        self.check_executable()
+        self.check_tails()
+        if self.mapping.truncated or self.inventory.truncated:
+            self._add("truncated", "a limit was reached; what lies beyond was not checked")
+
+    def _add(self, rule: str, message: str, **where: int | Severity | None) -> None:
+        self.report.add(rule, self.stage.name, message, **where)  # type: ignore[arg-type]
+
+    def check_register(self) -> None:
+        """Apply the rules for the EPTP. A bare address (no flags at all) is taken for just that."""
+        root = self.stage.root
+        if not self.stage.fmt.is_ept or not root & 0xFFF:
+            return
+        wrong = []
+        if e.EPTP["MT"].get(root) not in (MemoryType.UC, MemoryType.WB):
+            wrong.append(f"memory type {e.EPTP['MT'].get(root)}")
+        if e.EPTP["WALK"].get(root) != 3:
+            wrong.append(f"walk length {e.EPTP['WALK'].get(root) + 1}")
+        beyond = root >> self.stage.fmt.features.maxphyaddr
+        if root & e.EPTP.reserved_mask or beyond:
+            wrong.append("reserved bits")
+        if wrong:
+            self._add("eptp-invalid", f"EPTP {root:#x}: {', '.join(wrong)}")
+        elif e.EPTP["MT"].get(root) == MemoryType.UC:
+            self._add("eptp-uncached", f"EPTP {root:#x} has memory type UC for the EPT itself")
+
+    def check_entries(self) -> None:
+        """Report malformed entries and references to nowhere."""
+        problems = self.mapping.problems
+        for index in range(len(problems)):
+            malformed = problems.state[index] == State.MALFORMED
+            rule = "table-missing"
+            if malformed:
+                rule = "misconfigured" if self.stage.fmt.is_ept else "reserved-bits"
+            if not self.report.has_room(rule, self.stage.name):
+                self.report.count_more(rule, self.stage.name, 1)
+                continue
+            self._problem(rule, index)
+
+    def _problem(self, rule: str, index: int) -> None:
+        problems = self.mapping.problems
+        entry = int(problems.entry[index])
+        level = self.stage.fmt.levels[int(problems.level[index])]
+        count = int(problems.count[index])
+        more = f" and {count - 1} more like it" if count > 1 else ""
+        if rule == "table-missing":
+            message = f"the table at {entry:#x} is not in memory"
+        else:
+            why = malformed_because(self.stage, int(problems.level[index]), entry)
+            message = f"{level.name} {entry:#x}{more}: {why}"
+        self._add(
+            rule,
+            message,
+            start=self.mapping.problem_address(index),
+            size=self.mapping.problem_size(index),
+            entry_address=int(problems.entry_address[index]),
+        )
+
+    def check_structure(self) -> None:
+        """Report tables that are reachable from themselves, and tables used twice."""
+        looping = set()
+        for loop in self.inventory.loops:
+            looping.add(loop.table)
+            self._add(
+                "loop",
+                f"the entry leads back to the table at {loop.table:#x} that it lies below",
+                entry_address=loop.entry_address,
+            )
+        for one in self.inventory.shared:
+            if one.table in looping:
+                continue
+            level = self.stage.fmt.levels[one.level].name
+            self._add(
+                "shared-subtree",
+                f"{one.count} entries reference the table of {level}s at {one.table:#x}",
+                entry_address=one.entry_address,
+            )
+
+    def check_tables_reachable(self, tables: Words, whose: str) -> None:
+        """Report ranges that lead to any of ``tables``."""
+        if not len(tables):
+            return
+        pages = np.unique(tables >> np.uint64(12)) << np.uint64(12)
+        reached = within(self.mapping.ranges, _plain(pages, pages * 0 + np.uint64(4096)))
+        for rule, letter, mask, others in (
+            ("tables-writable", "written", rights.W, 0),
+            ("tables-readable", "read", rights.R, rights.W),
+        ):
+            part = merge(reached.take(_which(reached, mask, others)))
+            self._ranges(rule, part, f"{whose} pages at {{target:#x}} can be {letter}")
+
+    def check_hypervisor(self) -> None:
+        """Report ranges that lead into the hypervisor's own memory."""
+        if not self.around.hypervisor:
+            return
+        reached = within(self.mapping.ranges, region_table(self.around.hypervisor))
+        self._ranges("hypervisor-memory", merge(reached), "{rights} of {target:#x}")
+
+    def check_types(self) -> None:
+        """Compare memory types with where there is RAM."""
+        if self._ram is None:
+            return
+        ranges = self.mapping.ranges
+        kind = ranges.attributes >> np.uint32(8) & np.uint32(7)
+        uncached = (kind == MemoryType.UC) | (kind == MemoryType.UC_MINUS)
+        doubtful = ~uncached & (kind != MemoryType.WB)
+        over_ram = within(ranges.take(uncached), self._ram)
+        self._ranges("uc-over-ram", merge(over_ram), "{type} over RAM at {target:#x}")
+        over_ram = within(ranges.take(doubtful), self._ram)
+        self._ranges("type-doubtful", merge(over_ram), "{type} over RAM at {target:#x}")
+        outside = compose(ranges.take(kind == MemoryType.WB), self._ram).unmapped
+        self._ranges("cached-outside-ram", outside, "{type} at {target:#x}, where there is no RAM")
+
+    def check_aliases(self) -> None:
+        """Report memory that is mapped with more than one memory type."""
+        ranges = self.mapping.ranges
+        kind = ranges.attributes >> np.uint32(8) & np.uint32(7)
+        present = np.flatnonzero(np.bincount(kind)).tolist()
+        if len(present) < 2:
+            return
+        targets = {one: _target_union(ranges.take(kind == one)) for one in present}
+        for position, one in enumerate(present):
+            for other in present[position + 1 :]:
+                both = within(targets[one], targets[other])
+                for overlap in both:
+                    if not self.report.has_room("alias-types", self.stage.name):
+                        break
+                    self._alias(overlap.target, overlap.size, (one, other))
+
+    def _alias(self, target: int, size: int, kinds: tuple[int, int]) -> None:
+        starts = [self._input_of(target, kind) for kind in kinds]
+        names = [MemoryType(kind).name for kind in kinds]
+        self._add(
+            "alias-types",
+            f"{target:#x} + {size:#x} is {names[0]} at input {starts[0]:#x} and {names[1]} at "
+            f"input {starts[1]:#x}",
+            start=starts[0],
+            size=size,
+            entry_address=self._entry_address(starts[0]),
+        )
+
+    def _input_of(self, target: int, kind: int) -> int:
+        ranges = self.mapping.ranges
+        kinds = ranges.attributes >> np.uint32(8) & np.uint32(7)
+        hit = (ranges.target <= np.uint64(target)) & (kinds == kind)
+        hit &= np.uint64(target) - ranges.target < ranges.size
+        index = int(np.flatnonzero(hit)[0])
+        return int(ranges.start[index]) + target - int(ranges.target[index])
+
+    def check_executable(self) -> None:
+        """Report ranges that are writable and executable: usual for an EPT, so only noted there."""
+        both = self.mapping.ranges.without(rights.MEMORY_TYPE.mask | rights.IPAT | rights.G)
+        part = both.where(rights.W | rights.X)
+        severity = Severity.NOTE if self.stage.fmt.is_ept else None
+        self._ranges("writable-executable", part, "{rights} at {target:#x}", severity)
+
+    def check_tails(self) -> None:
+        """Report large pages of which one end is RAM and the other is not."""
+        if self._ram is None:
+            return
+        ranges = self.mapping.ranges
+        edges = sorted({int(one) for table in (self._ram.start, self._ram.last) for one in table})
+        for edge in edges:
+            boundary = edge if edge in set(self._ram.start.tolist()) else edge + 1
+            self._tails_at(ranges, boundary)
+
+    def _tails_at(self, ranges: RangeTable, boundary: int) -> None:
+        if not boundary or boundary >> 64:
+            return
+        edge = np.uint64(boundary)
+        crosses = (ranges.target < edge) & (edge - ranges.target < ranges.size)
+        crosses &= ranges.shifts > np.uint64(1 << 12)
+        for one in ranges.take(crosses):
+            if not self.report.has_room("large-page-tail", self.stage.name):
+                return
+            address = one.start + boundary - one.target
+            found = walk(self.stage.fmt, self.memory, self.stage.root, address)
+            if found.stop is Stop.PAGE and found.shift > 12 and found.page < boundary:
+                self._add(
+                    "large-page-tail",
+                    f"the page of {1 << found.shift:#x} bytes at {found.page:#x} crosses the "
+                    f"edge of RAM at {boundary:#x}",
+                    start=address - (boundary - found.page),
+                    size=1 << found.shift,
+                    entry_address=found.steps[-1].address,
+                )
+
+    def _ranges(
+        self, rule: str, ranges: RangeTable, message: str, severity: Severity | None = None
+    ) -> None:
+        """Report each range under ``rule``; ``message`` may use target, rights and type."""
+        kept = ranges.take(slice(0, self.report.limit))
+        for one in kept:
+            text = message.format(
+                target=one.target,
+                rights=rights.rights_text(one.attributes),
+                type=rights.type_text(one.attributes),
+            )
+            self._add(
+                rule,
+                text,
+                start=one.start,
+                size=one.size,
+                entry_address=self._entry_address(one.start),
+                severity=severity,
+            )
+        self.report.count_more(rule, self.stage.name, len(ranges) - len(kept))
+
+    def _entry_address(self, start: int) -> int:
+        found = walk(self.stage.fmt, self.memory, self.stage.root, start)
+        return found.steps[-1].address
+
+
+def _which(ranges: RangeTable, mask: int, others: int) -> Bools:
+    """Return which ranges have the right ``mask`` and none of ``others``."""
+    return np.equal(ranges.attributes & np.uint32(mask | others), np.uint32(mask))
+
+
+def _target_union(ranges: RangeTable) -> RangeTable:
+    """Return the output addresses that ``ranges`` lead to, each once, as ranges to themselves."""
+    order = np.argsort(ranges.target, kind="stable")
+    start = ranges.target[order]
+    last = np.maximum.accumulate(start + (ranges.size[order] - np.uint64(1)))
+    if not len(start):
+        return _plain(start, start)
+    gap = start[1:] > last[:-1]
+    gap[gap] = start[1:][gap] - last[:-1][gap] > np.uint64(1)
+    heads = np.concatenate((np.zeros(1, dtype=np.intp), np.flatnonzero(gap) + 1))
+    ends = np.append(heads[1:], len(start)) - 1
+    return _plain(start[heads], last[ends] - start[heads] + np.uint64(1))
+
+
+def malformed_because(stage: Stage, number: int, entry: int) -> str:
+    """Say what makes ``entry``, of level ``number``, one that the processor refuses."""
+    fmt, level = stage.fmt, stage.fmt.levels[number]
+    is_leaf = bool(entry & level.leaf_mask)
+    reasons = []
+    if fmt.bad_permissions >> (entry & 7) & 1:
+        reasons.append(
+            {2: "writable but not readable", 6: "writable but not readable"}.get(
+                entry & 7, "executable but not readable, which this processor does not offer"
+            )
+        )
+    bits = entry & (level.leaf_reserved if is_leaf else level.table_reserved)
+    if bits:
+        places = ", ".join(str(bit) for bit in range(64) if bits >> bit & 1)
+        reasons.append(f"reserved bit{'s' if bits & bits - 1 else ''} {places} set")
+    if is_leaf and fmt.bad_types >> (entry >> 3 & 7) & 1:
+        reasons.append(f"memory type {entry >> 3 & 7} is reserved")
+    return "; ".join(reasons) or "well-formed"
+
+
+# The shadow.
+
+SHADOW_ATTRIBUTES = rights.RWX | rights.MEMORY_TYPE.mask | rights.IPAT
+
+
+def check_shadow(shadow: RangeTable, ept12: RangeTable, ept01: RangeTable, report: Report) -> None:
+    """Compare EPT02 with EPT01(EPT12(x)): places where it allows more, or leads elsewhere.
+
+    A shadow may lack mappings and permissions (it is filled on demand); that is only noted.
+    """
+    expected = compose(ept12, ept01).ranges
+    less = 0
+    for one in compare(expected, shadow, mask=SHADOW_ATTRIBUTES):
+        entry = shadow.find(one.start)
+        where = entry.entry_address if entry and entry.start == one.start else None
+        if one.change is Change.ONLY_A:
+            less += one.size
+            continue
+        place = {"start": one.start, "size": one.size, "entry_address": where}
+        if one.change is Change.ONLY_B:
+            text = f"leads to {one.target_b:#x}; EPT12 and EPT01 map nothing here"
+            report.add("shadow-extra", "ept02", text, **place)  # type: ignore[arg-type]
+            continue
+        if one.change is Change.TARGET:
+            text = f"leads to {one.target_b:#x}, but EPT01(EPT12(x)) is {one.target_a:#x}"
+            report.add("shadow-elsewhere", "ept02", text, **place)  # type: ignore[arg-type]
+        less += _check_attributes(one.attributes_a or 0, one.attributes_b or 0, place, report)
+    if less:
+        text = f"{less:#x} bytes are not mapped, or with fewer permissions than they may have"
+        report.add("shadow-partial", "ept02", text)
+
+
+def _check_attributes(may: int, does: int, place: dict[str, int | None], report: Report) -> int:
+    """Report a shadow range's attributes; return its size if it has fewer rights than it may."""
+    if does & ~may & rights.RWX:
+        text = f"{rights.rights_text(does)}, but EPT12 and EPT01 give {rights.rights_text(may)}"
+        report.add("shadow-allows-more", "ept02", text, **place)  # type: ignore[arg-type]
+    kinds = rights.MEMORY_TYPE.mask | rights.IPAT
+    if (may ^ does) & kinds:
+        text = f"{rights.type_text(does)}, but EPT12 under EPT01 is {rights.type_text(may)}"
+        report.add("shadow-type", "ept02", text, **place)  # type: ignore[arg-type]
+    return place["size"] or 0 if may & ~does & rights.RWX else 0

@@ -1,0 +1,170 @@
+"""Where tools read physical memory from: files that are mapped, never loaded."""
+
+import bisect
+import mmap
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from turducken.inspect.errors import InspectError
+from turducken.memory import Memory, MemoryHoleError
+
+if TYPE_CHECKING:
+    from turducken.paging.readers import TableReader
+
+
+class Region(NamedTuple):
+    """``size`` bytes of physical memory from ``base`` on."""
+
+    base: int
+    size: int
+
+    @property
+    def end(self) -> int:
+        """The first address after the region."""
+        return self.base + self.size
+
+
+class Source(Memory, Protocol):
+    """Physical memory that a tool can read, with what is known about it."""
+
+    name: str
+    kind: str
+    """What it is, in a few words."""
+    regions: Sequence[Region] | None
+    """Where there is memory, ascending; None where the source cannot tell."""
+    roots: dict[str, int]
+    """Register values that the source itself names (``ept01``, ``cr3`` ...), for ``--via``."""
+    warnings: list[str]
+
+
+class Piece(NamedTuple):
+    """``size`` bytes of a file at ``offset`` that are the memory from ``base`` on."""
+
+    base: int
+    offset: int
+    size: int
+    file: int = 0
+
+
+@dataclass
+class FileMap:
+    """A file, mapped read-only."""
+
+    path: str
+    data: memoryview = field(repr=False)
+
+    @classmethod
+    def open(cls, path: str) -> "FileMap":
+        """Map the file at ``path``; raise `InspectError` if that cannot be done."""
+        try:
+            with open(path, "rb") as stream:
+                size = os.fstat(stream.fileno()).st_size
+                if not size:
+                    raise InspectError(f"{path}: the file is empty")
+                return cls(path, memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)))
+        except OSError as error:
+            raise InspectError(f"{path}: {error.strerror or error}") from None
+        except ValueError as error:
+            raise InspectError(f"{path}: cannot be mapped ({error})") from None
+
+
+class FileSource:
+    """Memory that is made of pieces of mapped files. See `Source`."""
+
+    def __init__(self, name: str, kind: str, files: Sequence[FileMap], pieces: list[Piece]) -> None:
+        self.name = name
+        self.kind = kind
+        self.files = tuple(files)
+        self.warnings: list[str] = []
+        self.roots: dict[str, int] = {}
+        self.maxphyaddr: int | None = None
+        self.pieces = self._fitting(pieces)
+        if not self.pieces:
+            raise InspectError(f"{name}: no memory in it")
+        self._bases = [one.base for one in self.pieces]
+        self.regions: Sequence[Region] | None = _regions(self.pieces)
+
+    def _fitting(self, pieces: list[Piece]) -> list[Piece]:
+        """Return the pieces in order, cut to the file's end and so that none overlaps another."""
+        fitting: list[Piece] = []
+        end = 0
+        for base, offset, size, file in sorted(pieces):
+            have = max(0, min(size, len(self.files[file].data) - offset))
+            if have < size:
+                missing = f"{size - have:#x} bytes of the memory from {base:#x} on are missing"
+                self.warnings.append(f"{self.files[file].path}: the file is cut short: {missing}")
+            skip = max(0, min(end - base, have))
+            if have > skip:
+                fitting.append(Piece(base + skip, offset + skip, have - skip, file))
+                end = base + have
+        return fitting
+
+    def _find(self, address: int) -> Piece | None:
+        index = bisect.bisect_right(self._bases, address) - 1
+        if index < 0:
+            return None
+        piece = self.pieces[index]
+        return piece if address < piece.base + piece.size else None
+
+    def load(self, address: int, size: int) -> int | None:
+        """Return the little-endian word at ``address``, or None if the source lacks part of it."""
+        piece = self._find(address)
+        if piece is None:
+            return None
+        at = address - piece.base
+        if at + size <= piece.size:
+            at += piece.offset
+            return int.from_bytes(self.files[piece.file].data[at : at + size], "little")
+        try:
+            return int.from_bytes(self.read(address, size), "little")
+        except MemoryHoleError:
+            return None
+
+    def read(self, address: int, length: int) -> bytes:
+        """Return ``length`` bytes; raise `MemoryHoleError` at the first that is not there."""
+        parts = []
+        while length > 0:
+            piece = self._find(address)
+            if piece is None:
+                raise MemoryHoleError(address)
+            at = address - piece.base
+            count = min(length, piece.size - at)
+            at += piece.offset
+            parts.append(bytes(self.files[piece.file].data[at : at + count]))
+            address += count
+            length -= count
+        return b"".join(parts)
+
+    def store(self, address: int, size: int, value: int) -> None:
+        """Refuse: sources are read-only."""
+        raise InspectError(f"{self.name} is read-only")
+
+    def write(self, address: int, data: bytes) -> None:
+        """Refuse: sources are read-only."""
+        raise InspectError(f"{self.name} is read-only")
+
+    def table_reader(self) -> "TableReader":
+        """Return a reader that finds tables in the mapped files (needs NumPy)."""
+        import numpy as np
+
+        from turducken.paging.readers import Segment, SegmentReader
+
+        octets = [np.frombuffer(one.data, dtype=np.uint8) for one in self.files]
+        return SegmentReader(
+            [
+                Segment(one.base, octets[one.file][one.offset : one.offset + one.size])
+                for one in self.pieces
+            ]
+        )
+
+
+def _regions(pieces: list[Piece]) -> list[Region]:
+    regions: list[Region] = []
+    for piece in pieces:
+        if regions and regions[-1].end == piece.base:
+            regions[-1] = Region(regions[-1].base, regions[-1].size + piece.size)
+        else:
+            regions.append(Region(piece.base, piece.size))
+    return regions
