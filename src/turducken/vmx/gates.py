@@ -206,9 +206,9 @@ _BY_INSTRUCTION = {
 def find_gate(instruction: Instruction, mode: Mode, capabilities: Capabilities) -> Gate | None:
     """Return the first rule that keeps the instruction from executing, or None.
 
-    For VMREAD and VMWRITE in non-root operation under VMCS shadowing, "vmx.non-root" is not the last
-    word: where `VmxUnit.shadow_access_exits` says no, only the CPL is left to check. For VMFUNC, the
-    rest is in `VmxUnit.vmfunc`.
+    For VMREAD and VMWRITE in non-root operation under VMCS shadowing, "vmx.non-root" is not the
+    last word: where `VmxUnit.shadow_access_exits` says no, only the CPL is left to check. For
+    VMFUNC, the rest is in `VmxUnit.vmfunc`.
     """
     for gate in _BY_INSTRUCTION[instruction]:
         if gate.check(mode, capabilities):

@@ -5,9 +5,9 @@ physical memory, and sees nothing else of the machine. `RootSoftware` is the oth
 program in Python that stands where machine code would run in VMX root operation.
 """
 
-from collections.abc import Generator, MutableSequence
+from collections.abc import Generator
 from enum import Enum
-from typing import Protocol
+from typing import Protocol, SupportsIndex
 
 from turducken.address import Hpa
 from turducken.memory import Memory
@@ -33,6 +33,14 @@ class VmStatus(Enum):
     """The error number is in the VM-instruction error field of the current VMCS."""
 
 
+class Registers(Protocol):
+    """Registers by number."""
+
+    def __getitem__(self, number: SupportsIndex, /) -> int: ...
+
+    def __setitem__(self, number: SupportsIndex, value: int, /) -> None: ...
+
+
 class VmxProcessor(Protocol):
     """One logical processor, as software in VMX root operation at CPL 0 can use it."""
 
@@ -40,15 +48,19 @@ class VmxProcessor(Protocol):
     """The processor's number; 0 is the boot processor. Also its APIC ID."""
     memory: Memory
     """Host-physical memory."""
-    gpr: MutableSequence[int]
-    """The 16 general-purpose registers in encoding order (after a VM exit: the guest's).
-
-    Slot 4 (RSP) is switched by VMX and has no meaning here: use the VMCS field.
-    """
     cr2: int
-    dr: MutableSequence[int]
-    """DR0 to DR3, DR6 and DR7 at their own numbers (slots 4 and 5 unused)."""
     xcr0: int
+
+    @property
+    def gpr(self) -> Registers:
+        """The 16 general-purpose registers in encoding order (after a VM exit: the guest's).
+
+        Slot 4 (RSP) is switched by VMX and has no meaning here: use the VMCS field.
+        """
+
+    @property
+    def dr(self) -> Registers:
+        """DR0 to DR3, DR6 and DR7 at their own numbers (slots 4 and 5 unused)."""
 
     def vmxon(self, region: Hpa) -> VmStatus:
         """Enter VMX operation with the VMXON region at ``region``."""

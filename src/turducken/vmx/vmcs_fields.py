@@ -245,12 +245,11 @@ XSS_EXITING_BITMAP = _field(0x202C, "XSS-exiting bitmap", _XSAVES)
 PLE_GAP = _field(0x4020, "PLE_Gap", _PAUSE_LOOP)
 PLE_WINDOW = _field(0x4022, "PLE_Window", _PAUSE_LOOP)
 
-# Control fields: those that change from one VM entry to the next
+# Control fields: event injection, which changes from one VM entry to the next
 
 ENTRY_INTERRUPTION_INFORMATION = _field(0x4016, "VM-entry interruption-information field")
 ENTRY_EXCEPTION_ERROR_CODE = _field(0x4018, "VM-entry exception error code")
 ENTRY_INSTRUCTION_LENGTH = _field(0x401A, "VM-entry instruction length")
-TPR_THRESHOLD = _field(0x401C, "TPR threshold", _TPR_SHADOW)
 
 # Control fields: the rest
 
@@ -269,6 +268,7 @@ EXIT_MSR_LOAD_ADDRESS = _field(0x2008, "VM-exit MSR-load address")
 EXIT_MSR_LOAD_COUNT = _field(0x4010, "VM-exit MSR-load count")
 ENTRY_MSR_LOAD_ADDRESS = _field(0x200A, "VM-entry MSR-load address")
 ENTRY_MSR_LOAD_COUNT = _field(0x4014, "VM-entry MSR-load count")
+TPR_THRESHOLD = _field(0x401C, "TPR threshold", _TPR_SHADOW)
 VIRTUAL_APIC_ADDRESS = _field(0x2012, "Virtual-APIC address", _TPR_SHADOW)
 APIC_ACCESS_ADDRESS = _field(0x2014, "APIC-access address", _APIC_ACCESS)
 POSTED_INTERRUPT_VECTOR = _field(0x0002, "Posted-interrupt notification vector", _POSTED)
