@@ -23,10 +23,14 @@ class EptViolation(NamedTuple):
 
 
 class EptMisconfiguration(NamedTuple):
-    """An EPT misconfiguration met for guest-physical ``gpa``; it has no qualification."""
+    """An EPT misconfiguration met for guest-physical ``gpa``; it has no qualification.
+
+    ``is_final`` is false where the access was to a guest paging structure.
+    """
 
     gpa: int
     address: int | None
+    is_final: bool
 
 
 class PmlFull(NamedTuple):

@@ -361,7 +361,7 @@ class Mmu:
                 break
         found = walk(fmt, self.memory, ept.ep4ta, gpa, start)
         if found.stop is Stop.MALFORMED:
-            return EptMisconfiguration(gpa, linear)
+            return EptMisconfiguration(gpa, linear, is_final)
         if found.stop is Stop.NOT_PRESENT:
             return self._violation(gpa, kind, 0, linear, is_final=is_final)
         all_of = found.all_of

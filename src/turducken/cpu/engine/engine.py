@@ -69,7 +69,9 @@ class EngineHost(Protocol):
 class Engine:
     """Executes one processor's instructions over the machine's RAM.
 
-    ``state`` is the register file between runs. ``fault_address``, ``fault_size`` and
+    ``state`` is the register file between runs. Set ``is_stale`` when translations changed: the next
+    run then asks `EngineHost.fill` again for everything; ``is_code_stale`` when somebody else wrote
+    to code that this engine has translated. ``fault_address``, ``fault_size`` and
     ``fault_kind`` describe the access that `EngineHost.fill` refused, ``executed`` the number of
     instructions begun so far.
     """
@@ -84,6 +86,9 @@ class Engine:
         self._error: BaseException | None = None
         self.fault_address = self.fault_size = self.fault_kind = 0
         self.executed = 0
+        self.is_stale = False
+        self.is_code_stale = False
+        self._running_budget = 0
         self._fill_page = 0
         self._map_memory()
         self._budget = Budget(self._handle, self._new_block, native=native)
@@ -126,38 +131,51 @@ class Engine:
         library.add_instruction_hook(self._handle, x86_const.UC_X86_INS_OUT, self._out)
 
     def run(self, budget: int) -> int:
-        """Run for at most about ``budget`` instructions; return a `Trap` or an SVM exit code."""
-        state, handle, limit = self.state, self._handle, self._budget
-        state.forget_exception()
-        limit.left = budget
-        self._trap = Trap.BUDGET
-        self._aborted = False
-        library.context_restore(handle, state.context)
-        library.emu_start(handle, state.words[RIP], 0, 0, 0)
-        if self._aborted:
-            library.flush_tlb(handle)
-        else:
-            library.context_save(handle, state.context)
+        """Run for at least one block and about ``budget`` instructions.
+
+        Returns a `Trap` or an SVM exit code.
+        """
+        limit = self._budget
+        limit.left = self._running_budget = budget
+        trap = self._run(0)
         self.executed += budget - limit.left
-        if self._error is not None:
-            error, self._error = self._error, None
-            raise error
-        return self._trap
+        self._running_budget = limit.left
+        return trap
 
     def step(self) -> int:
         """Run one instruction; return as `run` does."""
+        self._budget.left = self._running_budget = 1 << 62
+        trap = self._run(1)
+        self.executed += 1
+        self._running_budget = self._budget.left
+        return trap
+
+    @property
+    def instructions(self) -> int:
+        """Instructions begun so far, those of a run in progress included."""
+        return self.executed + self._running_budget - self._budget.left
+
+    def request_stop(self) -> None:
+        """End a run in progress at the end of the current block."""
+        library.emu_stop(self._handle)
+
+    def _run(self, count: int) -> int:
         state, handle = self.state, self._handle
+        if self.is_code_stale:
+            self.is_code_stale = self.is_stale = False
+            self.flush_code()
+        elif self.is_stale:
+            self.is_stale = False
+            library.flush_tlb(handle)
         state.forget_exception()
-        self._budget.left = 1 << 62
         self._trap = Trap.BUDGET
         self._aborted = False
         library.context_restore(handle, state.context)
-        library.emu_start(handle, state.words[RIP], 0, 0, 1)
+        library.emu_start(handle, state.words[RIP], 0, 0, count)
         if self._aborted:
             library.flush_tlb(handle)
         else:
             library.context_save(handle, state.context)
-        self.executed += 1
         if self._error is not None:
             error, self._error = self._error, None
             raise error

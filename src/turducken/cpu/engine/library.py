@@ -39,9 +39,7 @@ context_save = _prepare("uc_context_save", ptr, ptr)
 context_restore = _prepare("uc_context_restore", ptr, ptr)
 context_reg_read = _prepare("uc_context_reg_read", ptr, c_int, ptr)
 hook_add = _prepare("uc_hook_add", ptr, ptr, c_int, ptr, ptr, c_uint64, c_uint64)
-hook_add_instruction = _prepare(
-    "uc_hook_add", ptr, ptr, c_int, ptr, ptr, c_uint64, c_uint64, c_int
-)
+hook_add_instruction = _prepare("uc_hook_add", ptr, ptr, c_int, ptr, ptr, c_uint64, c_uint64, c_int)
 mmio_map = _prepare("uc_mmio_map", ptr, c_uint64, c_uint64, ptr, ptr, ptr, ptr)
 _ctl_none = _prepare("uc_ctl", ptr, c_int32)
 _ctl_int = _prepare("uc_ctl", ptr, c_int32, c_int)

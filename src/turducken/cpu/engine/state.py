@@ -25,7 +25,8 @@ _HFLAGS = 22
 _SEGMENTS = 23
 _CR0, _CR2, _CR3, _CR4 = 53, 55, 56, 57
 _EFER = 74
-_EXCEPTION = 668
+_INTERCEPTS = 690
+_EXCEPTION = 673
 """Error code (low half) and a flag that the engine must not see set (high half)."""
 
 MSR_WORDS = {
@@ -211,6 +212,15 @@ class State:
     def forget_exception(self) -> None:
         """Clear what the engine would otherwise carry over from the last exception."""
         self.words[_EXCEPTION] = 0
+
+    @property
+    def intercepts(self) -> int:
+        """The SVM intercepts of instructions, as the VMCB has them at offset 0Ch."""
+        return self.words[_INTERCEPTS]
+
+    @intercepts.setter
+    def intercepts(self, value: int) -> None:
+        self.words[_INTERCEPTS] = value
 
     def segment(self, index: int) -> Segment:
         """Return a segment register (any but GDTR and IDTR)."""

@@ -1,0 +1,110 @@
+"""What stands at RIP: decoding with iced-x86, operands, effective addresses."""
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import NamedTuple
+
+from iced_x86 import Code, Decoder, Instruction, OpKind, Register, RegisterExt
+
+from turducken.cpu.engine import SegmentIndex, State
+
+__all__ = ["Code", "Instruction", "OpKind", "Register"]
+
+_GPR_BY_NAME = ("RAX", "RCX", "RDX", "RBX", "RSP", "RBP", "RSI", "RDI") + tuple(
+    f"R{n}" for n in range(8, 16)
+)
+_GPR: dict[int, int] = {getattr(Register, name): number for number, name in enumerate(_GPR_BY_NAME)}
+_HIGH_BYTE: dict[int, int] = {Register.AH: 0, Register.CH: 1, Register.DH: 2, Register.BH: 3}
+SEGMENT_NUMBERS: dict[int, int] = {
+    getattr(Register, one.name): one for one in SegmentIndex if one <= SegmentIndex.GS
+}
+_IMPLIEDSEGMENT_NUMBERS: dict[int, int] = {
+    OpKind.MEMORY_ESDI: SegmentIndex.ES,
+    OpKind.MEMORY_ESEDI: SegmentIndex.ES,
+    OpKind.MEMORY_ESRDI: SegmentIndex.ES,
+}
+
+_full_register: Callable[[int], int] = RegisterExt.full_register  # type: ignore[assignment]
+register_size: Callable[[int], int] = RegisterExt.size  # type: ignore[assignment]
+"""The width of a register (iced's number) in bytes."""
+
+
+class MemoryOperand(NamedTuple):
+    """An effective address: segment register number, offset, and the linear address they give."""
+
+    segment: int
+    offset: int
+    linear: int
+
+
+@lru_cache(maxsize=4096)
+def decode(code: bytes, bits: int) -> Instruction:
+    """Decode the instruction that ``code`` begins with, for 16-, 32- or 64-bit code."""
+    return Decoder(bits, code).decode()
+
+
+def code_bits(state: State) -> int:
+    """Return 64, 32 or 16: the default operand size's mode of the code segment."""
+    if state.is_64bit:
+        return 64
+    return 32 if state.is_32bit_code else 16
+
+
+def gpr_number(register: int) -> int:
+    """Return the number of the general-purpose register that contains ``register`` (iced's)."""
+    return _GPR[_full_register(register)]
+
+
+def read_register(state: State, register: int) -> int:
+    """Return a general-purpose register's value, cut to its width."""
+    if register in _HIGH_BYTE:
+        return state.gpr[_HIGH_BYTE[register]] >> 8 & 0xFF
+    value = state.gpr[gpr_number(register)]
+    return value & (1 << 8 * register_size(register)) - 1
+
+
+def write_register(state: State, register: int, value: int) -> None:
+    """Set a general-purpose register: 32 bits clear the upper half, fewer keep the rest."""
+    if register in _HIGH_BYTE:
+        number = _HIGH_BYTE[register]
+        state.gpr[number] = state.gpr[number] & ~0xFF00 | (value & 0xFF) << 8
+        return
+    number, size = gpr_number(register), register_size(register)
+    mask = (1 << 8 * size) - 1
+    if size >= 4:
+        state.gpr[number] = value & mask
+    else:
+        state.gpr[number] = state.gpr[number] & ~mask | value & mask
+
+
+def effective_address(state: State, instruction: Instruction, rip: int) -> MemoryOperand:
+    """Return the address of the (only) explicit memory operand of the instruction at ``rip``."""
+    base, index = instruction.memory_base, instruction.memory_index
+    offset = instruction.memory_displacement
+    width = 64
+    if instruction.is_ip_rel_memory_operand:
+        # Decoded at address 0, so the displacement is relative to it.
+        offset = instruction.ip_rel_memory_address + rip
+        width = 32 if base == Register.EIP else 64
+    else:
+        if base != Register.NONE:
+            offset += read_register(state, base)
+            width = 8 * register_size(base)
+        if index != Register.NONE:
+            offset += read_register(state, index) * instruction.memory_index_scale
+            width = 8 * register_size(index)
+        if base == Register.NONE and index == Register.NONE:
+            width = 8 * (instruction.memory_displ_size or 8)
+            if instruction.memory_displ_size == 4 and state.is_64bit:
+                width = 64
+    offset &= (1 << width) - 1
+    segment = int(SEGMENT_NUMBERS[instruction.memory_segment])
+    return MemoryOperand(segment, offset, linear_address(state, segment, offset))
+
+
+def linear_address(state: State, segment: int, offset: int) -> int:
+    """Add the segment's base, as the mode has it."""
+    if state.is_64bit:
+        base = state.segment_base(segment) if segment >= SegmentIndex.FS else 0
+        return (base + offset) & 0xFFFF_FFFF_FFFF_FFFF
+    return (state.segment_base(segment) + offset) & 0xFFFF_FFFF

@@ -1,0 +1,19 @@
+"""What each trapped instruction does: one handler for each reason that the engine stops at."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from turducken.cpu.intercepts import control, exceptions, io, system
+from turducken.cpu.processor import FAULT_HANDLERS
+
+if TYPE_CHECKING:
+    from turducken.cpu.processor import Processor
+
+HANDLERS: dict[int, "Callable[[Processor], None]"] = {
+    **FAULT_HANDLERS,
+    **control.HANDLERS,
+    **system.HANDLERS,
+    **io.HANDLERS,
+    **exceptions.HANDLERS,
+}
+"""Handlers by trap number: `turducken.cpu.engine.Trap` and SVM exit codes plus 100h."""

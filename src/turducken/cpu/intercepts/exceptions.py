@@ -1,0 +1,91 @@
+"""Exceptions that the engine met, software interrupts, and instructions that only we know."""
+
+from typing import TYPE_CHECKING
+
+from turducken.arch.exceptions import HAS_ERROR_CODE, Vector
+from turducken.cpu.decoder import Code
+from turducken.cpu.engine import SegmentIndex, Trap
+from turducken.cpu.events import Event, EventKind, exception
+from turducken.cpu.intercepts import system, sysenter, vmx
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from turducken.cpu.processor import Processor
+
+_INVPCID = frozenset({Code.INVPCID_R32_M128, Code.INVPCID_R64_M128})
+_BS = 1 << 14
+
+
+def on_exception(p: "Processor", vector: int) -> None:
+    """Raise an exception that the engine met executing the instruction at RIP."""
+    code = p.state.error_code if vector in HAS_ERROR_CODE else None
+    payload = _BS if vector == Vector.DB else 0
+    p.raise_event(exception(vector, code, payload))
+
+
+def on_undefined(p: "Processor") -> None:
+    """#UD in the engine: an instruction that is ours, or really undefined."""
+    instruction = p.instruction()
+    if instruction is None:
+        return
+    code = instruction.code
+    operation = vmx.OPERATIONS.get(code)
+    if operation is not None:
+        operation(p, instruction)
+    elif code in _INVPCID and p.profile.features.invpcid:
+        system.invpcid(p, instruction)
+    elif code in sysenter.OPERATIONS:
+        sysenter.OPERATIONS[code](p, instruction)
+    else:
+        p.raise_exception(Vector.UD)
+
+
+def on_software_interrupt(p: "Processor", vector: int) -> None:
+    """INT n, INT3 or INTO: the engine stands behind the instruction."""
+    state = p.state
+    length, kind = 2, EventKind.SOFTWARE_INTERRUPT
+    if vector in (Vector.BP, Vector.OF):
+        opcode = 0xCC if vector == Vector.BP else 0xCE
+        before = p.linear.read(_linear_rip(p) - 1, 1, user=state.cpl == 3, ac=True)
+        if before == bytes([opcode]):
+            length, kind = 1, EventKind.SOFTWARE_EXCEPTION
+    state.rip -= length
+    p.raise_event(Event(kind, vector, None, length))
+
+
+def _linear_rip(p: "Processor") -> int:
+    state = p.state
+    base = 0 if state.is_64bit else state.segment_base(SegmentIndex.CS)
+    return base + state.rip
+
+
+def on_icebp(p: "Processor") -> None:
+    """INT1 (F1): a privileged software exception."""
+    p.raise_event(Event(EventKind.PRIVILEGED_SOFTWARE, Vector.DB, None, 1))
+
+
+def on_shutdown(p: "Processor") -> None:
+    """A shutdown that the engine came to by itself cannot happen: all delivery is ours."""
+    p.triple_fault()
+
+
+def _exception_handler(vector: int) -> "Callable[[Processor], None]":
+    return lambda p: on_exception(p, vector)
+
+
+def _interrupt_handler(vector: int) -> "Callable[[Processor], None]":
+    return lambda p: on_software_interrupt(p, vector)
+
+
+HANDLERS: "dict[int, Callable[[Processor], None]]" = {
+    **{0x140 + n: _exception_handler(n) for n in range(32)},
+    0x140 + Vector.UD: on_undefined,
+    **{Trap.SOFTWARE_INTERRUPT + n: _interrupt_handler(n) for n in range(256)},
+    0x17F: on_shutdown,
+    0x188: on_icebp,
+    # AMD's virtualization instructions do not exist on this processor.
+    **{0x180 + n: on_undefined for n in range(7)},
+    0x17A: on_undefined,
+    0x173: on_undefined,
+}

@@ -1,0 +1,362 @@
+"""System instructions: CPUID, MSRs, time, HLT, caches and TLBs, XSETBV, descriptor tables.
+
+Each handler checks privilege, then whether the guest's controls make a VM exit of it, then acts.
+SDM 3C, "Relative Priority of Faults and VM Exits".
+"""
+
+from typing import TYPE_CHECKING
+
+from iced_x86 import Mnemonic
+
+from turducken.address import is_canonical
+from turducken.arch.exceptions import Vector
+from turducken.arch.registers import CR0, CR4, RFLAGS
+from turducken.cpu import vm_exit
+from turducken.cpu.decoder import Code, Instruction, OpKind, effective_address, gpr_number
+from turducken.cpu.engine import SegmentIndex
+from turducken.cpu.guest_controls import Primary, Secondary
+from turducken.cpu.intercepts.operands import descriptor_information, instruction_information
+from turducken.cpu.surroundings import Activity
+from turducken.cpu.vmx_operations import pause_loop_exits
+from turducken.vmx import vmcs_fields as f
+from turducken.vmx.exit_reasons import ExitReason
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from turducken.cpu.processor import Processor
+
+_LOW = 0xFFFF_FFFF
+_TSD, _PCE, _OSXSAVE = CR4.mask("TSD"), CR4.mask("PCE"), CR4.mask("OSXSAVE")
+_PCIDE = CR4.mask("PCIDE")
+_PE = CR0.mask("PE")
+_VM, _IF = RFLAGS.mask("VM"), RFLAGS.mask("IF")
+_RAX, _RCX, _RDX, _RBX = 0, 1, 2, 3
+
+
+def _exit(p: "Processor", reason: ExitReason, qualification: int = 0) -> None:
+    vm_exit.exit_to_host(p, reason, qualification, length=p.instruction_length())
+
+
+def _needs_ring0(p: "Processor") -> bool:
+    """Cause #GP(0) unless at CPL 0; return whether it did."""
+    if p.state.cpl:
+        p.general_protection()
+        return True
+    return False
+
+
+def on_cpuid(p: "Processor") -> None:
+    """CPUID: always a VM exit in non-root operation."""
+    if p.guest is not None:
+        vm_exit.exit_to_host(p, ExitReason.CPUID, length=2)
+        return
+    gpr = p.state.gpr
+    eax, ebx, ecx, edx = p.cpuid.leaf(
+        gpr[_RAX] & _LOW, gpr[_RCX] & _LOW, cr4=p.state.cr4, xcr0=p.xcr0
+    )
+    gpr[_RAX], gpr[_RBX], gpr[_RCX], gpr[_RDX] = eax, ebx, ecx, edx
+    p.advance(2)
+
+
+def on_msr(p: "Processor") -> None:
+    """RDMSR and WRMSR."""
+    if _needs_ring0(p):
+        return
+    instruction = p.instruction()
+    if instruction is None:
+        return
+    gpr = p.state.gpr
+    index = gpr[_RCX] & _LOW
+    write = instruction.code == Code.WRMSR
+    if p.guest is not None and p.guest.exits_on_msr(index, write=write):
+        reason = ExitReason.WRMSR if write else ExitReason.RDMSR
+        vm_exit.exit_to_host(p, reason, length=instruction.len)
+        return
+    if write:
+        if not p.msrs.write(index, gpr[_RDX] << 32 & ~_LOW & (1 << 64) - 1 | gpr[_RAX] & _LOW):
+            p.general_protection()
+            return
+        p.attention = True
+    else:
+        value = p.msrs.read(index)
+        if value is None:
+            p.general_protection()
+            return
+        if index == 0x10:
+            value = guest_tsc(p)
+        gpr[_RAX], gpr[_RDX] = value & _LOW, value >> 32
+    p.advance(instruction.len)
+
+
+def guest_tsc(p: "Processor") -> int:
+    """Return the time-stamp counter as the running software sees it (offset and scaling)."""
+    value = p.read_tsc()
+    if p.guest is not None:
+        value = (value * p.guest.tsc_multiplier >> 48) + p.guest.tsc_offset
+    return value & 0xFFFF_FFFF_FFFF_FFFF
+
+
+def on_rdtsc(p: "Processor") -> None:
+    """RDTSC and RDTSCP."""
+    instruction = p.instruction()
+    if instruction is None:
+        return
+    is_rdtscp = instruction.code == Code.RDTSCP
+    guest = p.guest
+    if is_rdtscp and guest is not None and not guest.has_secondary(Secondary.ENABLE_RDTSCP):
+        p.raise_exception(Vector.UD)
+        return
+    if p.state.cr4 & _TSD and p.state.cpl:
+        p.general_protection()
+        return
+    if guest is not None and guest.has_primary(Primary.RDTSC_EXITING):
+        reason = ExitReason.RDTSCP if is_rdtscp else ExitReason.RDTSC
+        vm_exit.exit_to_host(p, reason, length=instruction.len)
+        return
+    value = guest_tsc(p)
+    gpr = p.state.gpr
+    gpr[_RAX], gpr[_RDX] = value & _LOW, value >> 32
+    if is_rdtscp:
+        gpr[_RCX] = (p.msrs.read(0xC000_0103) or 0) & _LOW
+    p.advance(instruction.len)
+
+
+def on_rdpmc(p: "Processor") -> None:
+    """RDPMC: there are no counters to read, so beyond the checks it is #GP."""
+    if not p.state.cr4 & _PCE and p.state.cpl:
+        p.general_protection()
+    elif p.guest is not None and p.guest.has_primary(Primary.RDPMC_EXITING):
+        _exit(p, ExitReason.RDPMC)
+    elif p.state.gpr[_RCX] & _LOW >= p.profile.cpu.performance_counters:
+        p.general_protection()
+    else:
+        p.state.gpr[_RAX] = p.state.gpr[_RDX] = 0
+        p.advance(2)
+
+
+def on_hlt(p: "Processor") -> None:
+    """HLT: stop until an interrupt; a VM exit if the guest's controls say so."""
+    if _needs_ring0(p):
+        return
+    if p.guest is not None and p.guest.has_primary(Primary.HLT_EXITING):
+        _exit(p, ExitReason.HLT)
+        return
+    p.advance(p.instruction_length())
+    p.activity = Activity.HLT
+    p.attention = True
+
+
+def on_pause(p: "Processor") -> None:
+    """PAUSE: ends the processor's turn, for whoever it waits for."""
+    if p.guest is not None:
+        if p.guest.has_primary(Primary.PAUSE_EXITING):
+            _exit(p, ExitReason.PAUSE)
+            return
+        if p.guest.has_secondary(Secondary.PAUSE_LOOP_EXITING) and pause_loop_exits(p):
+            _exit(p, ExitReason.PAUSE)
+            return
+    p.advance(p.instruction_length())
+    p.yielded = True
+
+
+def on_invlpg(p: "Processor") -> None:
+    """INVLPG."""
+    if _needs_ring0(p):
+        return
+    instruction = p.instruction()
+    if instruction is None:
+        return
+    address = effective_address(p.state, instruction, p.state.rip).linear
+    if p.guest is not None and p.guest.has_primary(Primary.INVLPG_EXITING):
+        vm_exit.exit_to_host(p, ExitReason.INVLPG, address, length=instruction.len)
+        return
+    p.tlb.invlpg(p.vpid, p.mmu.tag.pcid, address & p.mmu.address_mask)
+    p.advance(instruction.len)
+
+
+def invpcid(p: "Processor", instruction: Instruction) -> None:
+    """INVPCID (which the engine does not know): SDM 2A, "INVPCID"."""
+    guest = p.guest
+    if guest is not None and not guest.has_secondary(Secondary.ENABLE_INVPCID):
+        p.raise_exception(Vector.UD)
+        return
+    if _needs_ring0(p):
+        return
+    operand = effective_address(p.state, instruction, p.state.rip)
+    if guest is not None and guest.has_primary(Primary.INVLPG_EXITING):
+        information = instruction_information(instruction, p.state, second=instruction.op0_register)
+        vm_exit.current_vmcs(p).write(f.EXIT_INSTRUCTION_INFORMATION, information)
+        vm_exit.exit_to_host(
+            p, ExitReason.INVPCID, displacement(instruction, p.state.rip), length=instruction.len
+        )
+        return
+    raw = p.linear.read(operand.linear, 16)
+    if not isinstance(raw, bytes):
+        p.take_fault(raw)
+        return
+    kind = p.state.gpr[gpr_number(instruction.op0_register)]
+    if not p.state.is_64bit:
+        kind &= _LOW
+    word, address = int.from_bytes(raw[:8], "little"), int.from_bytes(raw[8:], "little")
+    if not _invpcid(p, kind, word, address):
+        p.general_protection()
+        return
+    p.advance(instruction.len)
+
+
+def _invpcid(p: "Processor", kind: int, word: int, address: int) -> bool:
+    pcid = word & 0xFFF
+    if word >> 12 or kind > 3:
+        return False
+    if pcid and not p.state.cr4 & _PCIDE and kind < 2:
+        return False
+    if kind == 0:
+        if not is_canonical(address):
+            return False
+        p.tlb.invpcid_address(p.vpid, pcid, address & p.mmu.address_mask)
+    elif kind == 1:
+        p.tlb.flush_pcid(p.vpid, pcid, "INVPCID")
+    elif kind == 2:
+        p.tlb.flush_vpid(p.vpid, "INVPCID")
+    else:
+        p.tlb.flush_non_global(p.vpid)
+    return True
+
+
+def on_invd(p: "Processor") -> None:
+    """INVD: always a VM exit in non-root operation; caches are not modelled."""
+    if _needs_ring0(p):
+        return
+    if p.guest is not None:
+        _exit(p, ExitReason.INVD)
+        return
+    p.advance(p.instruction_length())
+
+
+def on_wbinvd(p: "Processor") -> None:
+    """WBINVD; caches are not modelled."""
+    if _needs_ring0(p):
+        return
+    if p.guest is not None and p.guest.has_secondary(Secondary.WBINVD_EXITING):
+        _exit(p, ExitReason.WBINVD)
+        return
+    p.advance(p.instruction_length())
+
+
+def on_monitor(p: "Processor") -> None:
+    """MONITOR: the monitored range is not modelled, so MWAIT does not wait for it."""
+    if p.state.cpl or not p.profile.features.monitor:
+        p.raise_exception(Vector.UD)
+    elif p.guest is not None and p.guest.has_primary(Primary.MONITOR_EXITING):
+        _exit(p, ExitReason.MONITOR)
+    elif p.state.gpr[_RCX]:
+        p.general_protection()
+    else:
+        p.advance(p.instruction_length())
+
+
+def on_mwait(p: "Processor") -> None:
+    """MWAIT: returns at once, as a processor may; the turn ends."""
+    if p.state.cpl or not p.profile.features.monitor:
+        p.raise_exception(Vector.UD)
+    elif p.guest is not None and p.guest.has_primary(Primary.MWAIT_EXITING):
+        _exit(p, ExitReason.MWAIT)
+    elif p.state.gpr[_RCX] & ~1:
+        p.general_protection()
+    else:
+        p.advance(p.instruction_length())
+        p.yielded = True
+
+
+def on_xsetbv(p: "Processor") -> None:
+    """XSETBV: always a VM exit in non-root operation."""
+    if not p.state.cr4 & _OSXSAVE:
+        p.raise_exception(Vector.UD)
+        return
+    if p.guest is not None:
+        # "XSETBV causes a VM exit at CPL 0; #GP otherwise".
+        if not _needs_ring0(p):
+            _exit(p, ExitReason.XSETBV)
+        return
+    if _needs_ring0(p):
+        return
+    gpr = p.state.gpr
+    if not p.set_xcr(gpr[_RCX] & _LOW, gpr[_RDX] << 32 & ~_LOW | gpr[_RAX] & _LOW):
+        p.general_protection()
+        return
+    p.advance(p.instruction_length())
+
+
+def displacement(instruction: Instruction, rip: int) -> int:
+    """Return the exit qualification of instructions with a memory operand: the displacement.
+
+    A RIP-relative one is the sum of displacement and the next instruction's address.
+    """
+    if instruction.is_ip_rel_memory_operand:
+        return (instruction.ip_rel_memory_address + rip) & 0xFFFF_FFFF_FFFF_FFFF
+    value = instruction.memory_displacement
+    if instruction.memory_displ_size == 1:
+        value = (value & 0xFF ^ 0x80) - 0x80
+    elif instruction.memory_displ_size == 4:
+        value = (value & _LOW ^ 0x8000_0000) - 0x8000_0000
+    return value & 0xFFFF_FFFF_FFFF_FFFF
+
+
+_TABLES = {
+    Code.SGDT_M1632: (SegmentIndex.GDTR, 0, False),
+    Code.SGDT_M1664: (SegmentIndex.GDTR, 0, False),
+    Code.SIDT_M1632: (SegmentIndex.IDTR, 1, False),
+    Code.SIDT_M1664: (SegmentIndex.IDTR, 1, False),
+    Code.LGDT_M1632: (SegmentIndex.GDTR, 2, True),
+    Code.LGDT_M1664: (SegmentIndex.GDTR, 2, True),
+    Code.LIDT_M1632: (SegmentIndex.IDTR, 3, True),
+    Code.LIDT_M1664: (SegmentIndex.IDTR, 3, True),
+}
+
+
+def on_descriptor_table(p: "Processor") -> None:
+    """SGDT, SIDT, LGDT, LIDT, SLDT, STR, LLDT, LTR with descriptor-table exiting.
+
+    Without that control the engine executes them; they are trapped only while it is set.
+    """
+    instruction = p.instruction()
+    if instruction is None:
+        return
+    guest = p.guest
+    assert guest is not None
+    table = _TABLES.get(instruction.code)
+    loads = table[2] if table is not None else instruction.mnemonic in _LOADS
+    if loads and _needs_ring0(p):
+        return
+    vmcs = vm_exit.current_vmcs(p)
+    identity = table[1] if table is not None else _IDENTITY[instruction.mnemonic]
+    vmcs.write(
+        f.EXIT_INSTRUCTION_INFORMATION, descriptor_information(instruction, p.state, identity)
+    )
+    is_memory = instruction.op0_kind == OpKind.MEMORY
+    reason = ExitReason.GDTR_OR_IDTR_ACCESS if table is not None else ExitReason.LDTR_OR_TR_ACCESS
+    qualification = displacement(instruction, p.state.rip) if is_memory else 0
+    vm_exit.exit_to_host(p, reason, qualification, length=instruction.len)
+
+
+_IDENTITY = {Mnemonic.SLDT: 0, Mnemonic.STR: 1, Mnemonic.LLDT: 2, Mnemonic.LTR: 3}
+_LOADS = frozenset({Mnemonic.LLDT, Mnemonic.LTR})
+
+HANDLERS: "dict[int, Callable[[Processor], None]]" = {
+    0x172: on_cpuid,
+    0x17C: on_msr,
+    0x16E: on_rdtsc,
+    0x187: on_rdtsc,
+    0x16F: on_rdpmc,
+    0x178: on_hlt,
+    0x177: on_pause,
+    0x179: on_invlpg,
+    0x176: on_invd,
+    0x189: on_wbinvd,
+    0x18A: on_monitor,
+    0x18B: on_mwait,
+    0x18C: on_mwait,
+    0x18D: on_xsetbv,
+    **{0x166 + n: on_descriptor_table for n in range(8)},
+}

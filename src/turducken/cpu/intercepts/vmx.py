@@ -1,0 +1,300 @@
+"""The VMX instructions: gates, operands, and the semantics of `turducken.vmx.instructions`.
+
+SDM 3C, "VMX Instruction Reference".
+"""
+
+from typing import TYPE_CHECKING
+
+from turducken.arch.exceptions import Vector
+from turducken.arch.registers import RFLAGS
+from turducken.cpu import vm_entry, vm_exit
+from turducken.cpu.decoder import (
+    Code,
+    Instruction,
+    OpKind,
+    effective_address,
+    read_register,
+    write_register,
+)
+from turducken.cpu.intercepts.operands import field_access_information, instruction_information
+from turducken.cpu.intercepts.system import displacement
+from turducken.cpu.vmx_operations import invalidate_ept, invalidate_vpid, switch_ept
+from turducken.vmx import vmcs_fields as f
+from turducken.vmx.gates import Instruction as Vmx
+from turducken.vmx.gates import Mode, Outcome, find_gate
+from turducken.vmx.instructions import VmResult
+from turducken.vmx.interface import VmStatus
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from turducken.cpu.processor import Processor
+
+_ARITHMETIC = RFLAGS.mask("CF", "PF", "AF", "ZF", "SF", "OF")
+_CF, _ZF = RFLAGS.mask("CF"), RFLAGS.mask("ZF")
+_FLAG = {VmStatus.SUCCEED: 0, VmStatus.FAIL_INVALID: _CF, VmStatus.FAIL_VALID: _ZF}
+
+
+def mode_of(p: "Processor") -> Mode:
+    """Return what the gates look at."""
+    state = p.state
+    return Mode(
+        cr0=state.cr0,
+        cr4=state.cr4,
+        rflags=state.system_flags,
+        efer=state.efer,
+        cpl=state.cpl,
+        is_cs_long=state.is_64bit,
+        in_operation=p.vmx.in_operation,
+        in_guest=p.guest is not None,
+        feature_control=p.msrs.feature_control,
+    )
+
+
+def _passes(p: "Processor", vmx: Vmx, instruction: Instruction) -> bool:
+    """Apply the gates; return whether the instruction is to be executed."""
+    if p.guest is None and p.vmx.in_operation and p.state.cpl == 0 and p.state.is_64bit:
+        return vmx is not Vmx.VMFUNC or _refuse(p, Outcome.UD)
+    gate = find_gate(vmx, mode_of(p), p.capabilities)
+    if gate is None:
+        return True
+    if gate.outcome is Outcome.EXIT:
+        _exit(p, vmx, instruction)
+        return False
+    return _refuse(p, gate.outcome)
+
+
+def _refuse(p: "Processor", outcome: Outcome) -> bool:
+    if outcome is Outcome.UD:
+        p.raise_exception(Vector.UD)
+    else:
+        p.general_protection()
+    return False
+
+
+def _exit(p: "Processor", vmx: Vmx, instruction: Instruction) -> None:
+    """Cause the VM exit that the instruction is in non-root operation."""
+    qualification = 0
+    if vmx in (Vmx.VMREAD, Vmx.VMWRITE):
+        data = 0 if vmx is Vmx.VMREAD else 1
+        information = field_access_information(
+            instruction, p.state, data_operand=data, encoding=instruction.op_register(1 - data)
+        )
+        is_memory = instruction.op_kind(data) == OpKind.MEMORY
+    else:
+        is_memory = OpKind.MEMORY in (instruction.op0_kind, instruction.op1_kind)
+        second = instruction.op0_register if instruction.op_count == 2 else 0
+        information = (
+            instruction_information(instruction, p.state, second=second) if is_memory else 0
+        )
+    if is_memory:
+        qualification = displacement(instruction, p.state.rip)
+    if instruction.op_count:
+        vm_exit.current_vmcs(p).write(f.EXIT_INSTRUCTION_INFORMATION, information)
+    vm_exit.exit_to_host(p, vmx.exit_reason, qualification, length=instruction.len)
+
+
+def finish(p: "Processor", result: VmResult, length: int) -> None:
+    """Set the flags that report ``result`` and complete the instruction."""
+    p.state.rflags = p.state.rflags & ~_ARITHMETIC | _FLAG[result.status]
+    p.advance(length)
+
+
+def _read_memory(p: "Processor", instruction: Instruction, size: int) -> bytes | None:
+    operand = effective_address(p.state, instruction, p.state.rip)
+    if p.check_segment(operand, size, write=False):
+        return None
+    raw = p.linear.read(operand.linear, size)
+    if isinstance(raw, bytes):
+        return raw
+    p.take_fault(raw)
+    return None
+
+
+def _pointer(p: "Processor", instruction: Instruction) -> int | None:
+    raw = _read_memory(p, instruction, 8)
+    return None if raw is None else int.from_bytes(raw, "little")
+
+
+def _with_pointer(vmx: Vmx) -> "Callable[[Processor, Instruction], None]":
+    """Return the operation of VMXON, VMCLEAR or VMPTRLD."""
+
+    def operation(p: "Processor", instruction: Instruction) -> None:
+        if not _passes(p, vmx, instruction):
+            return
+        if vmx is Vmx.VMXON and p.vmx.in_operation:
+            # VMXON in root operation fails without looking at its operand.
+            finish(p, p.vmx.vmxon(0), instruction.len)
+            return
+        pointer = _pointer(p, instruction)
+        if pointer is None:
+            return
+        execute = {
+            Vmx.VMXON: p.vmx.vmxon,
+            Vmx.VMCLEAR: p.vmx.vmclear,
+            Vmx.VMPTRLD: p.vmx.vmptrld,
+        }[vmx]
+        finish(p, execute(pointer), instruction.len)
+
+    return operation
+
+
+def _vmptrst(p: "Processor", instruction: Instruction) -> None:
+    if not _passes(p, Vmx.VMPTRST, instruction):
+        return
+    if _store(p, instruction, p.vmx.vmptrst(), 8):
+        finish(p, VmResult(VmStatus.SUCCEED, 0), instruction.len)
+
+
+def _store(p: "Processor", instruction: Instruction, value: int, size: int) -> bool:
+    operand = effective_address(p.state, instruction, p.state.rip)
+    if p.check_segment(operand, size, write=True):
+        return False
+    failed = p.linear.write(operand.linear, value.to_bytes(size, "little"))
+    if failed is not None:
+        p.take_fault(failed)
+        return False
+    return True
+
+
+def _vmxoff(p: "Processor", instruction: Instruction) -> None:
+    if _passes(p, Vmx.VMXOFF, instruction):
+        result = p.vmx.vmxoff()
+        p.attention = True  # an INIT that was blocked is not any more
+        finish(p, result, instruction.len)
+
+
+def _is_shadowed(p: "Processor", encoding: int, *, write: bool) -> bool:
+    """In non-root operation: tell whether the access goes to the shadow VMCS instead of exiting."""
+    return p.guest is not None and not p.vmx.shadow_access_exits(encoding, is_write=write)
+
+
+def _encoding(p: "Processor", register: int) -> int:
+    value = read_register(p.state, register)
+    return value if p.state.is_64bit else value & 0xFFFF_FFFF
+
+
+def _vmread(p: "Processor", instruction: Instruction) -> None:
+    encoding = _encoding(p, instruction.op1_register)
+    if not _passes_access(p, Vmx.VMREAD, instruction, encoding):
+        return
+    value = p.vmx.vmread(encoding) if p.guest is None else p.vmx.shadow_vmread(encoding)
+    if not isinstance(value, int):
+        finish(p, value, instruction.len)
+        return
+    if instruction.op0_kind == OpKind.MEMORY:
+        size = 8 if p.state.is_64bit else 4
+        if not _store(p, instruction, value & (1 << 8 * size) - 1, size):
+            return
+    else:
+        write_register(p.state, instruction.op0_register, value)
+    finish(p, VmResult(VmStatus.SUCCEED, 0), instruction.len)
+
+
+def _vmwrite(p: "Processor", instruction: Instruction) -> None:
+    encoding = _encoding(p, instruction.op0_register)
+    if not _passes_access(p, Vmx.VMWRITE, instruction, encoding):
+        return
+    if instruction.op1_kind == OpKind.MEMORY:
+        raw = _read_memory(p, instruction, 8 if p.state.is_64bit else 4)
+        if raw is None:
+            return
+        value = int.from_bytes(raw, "little")
+    else:
+        value = read_register(p.state, instruction.op1_register)
+    if p.guest is None:
+        result = p.vmx.vmwrite(encoding, value)
+    else:
+        result = p.vmx.shadow_vmwrite(encoding, value)
+    finish(p, result, instruction.len)
+
+
+def _passes_access(p: "Processor", vmx: Vmx, instruction: Instruction, encoding: int) -> bool:
+    if _is_shadowed(p, encoding, write=vmx is Vmx.VMWRITE) and p.state.is_64bit:
+        if p.state.cpl:
+            p.general_protection()
+            return False
+        return True
+    return _passes(p, vmx, instruction)
+
+
+def _vmlaunch(p: "Processor", instruction: Instruction) -> None:
+    if _passes(p, Vmx.VMLAUNCH, instruction):
+        _enter(p, instruction, is_launch=True)
+
+
+def _vmresume(p: "Processor", instruction: Instruction) -> None:
+    if _passes(p, Vmx.VMRESUME, instruction):
+        _enter(p, instruction, is_launch=False)
+
+
+def _enter(p: "Processor", instruction: Instruction, *, is_launch: bool) -> None:
+    result = vm_entry.enter(p, is_launch=is_launch)
+    if result is not None:
+        finish(p, result, instruction.len)
+
+
+def _vmcall(p: "Processor", instruction: Instruction) -> None:
+    if _passes(p, Vmx.VMCALL, instruction):
+        finish(p, p.vmx.vmcall_in_root(), instruction.len)
+
+
+def _descriptor(p: "Processor", instruction: Instruction) -> tuple[int, int, int] | None:
+    """Return the type and the two halves of the descriptor of INVEPT or INVVPID."""
+    raw = _read_memory(p, instruction, 16)
+    if raw is None:
+        return None
+    kind = _encoding(p, instruction.op0_register)
+    return kind, int.from_bytes(raw[:8], "little"), int.from_bytes(raw[8:], "little")
+
+
+def _invept(p: "Processor", instruction: Instruction) -> None:
+    if not _passes(p, Vmx.INVEPT, instruction):
+        return
+    operands = _descriptor(p, instruction)
+    if operands is not None:
+        finish(p, invalidate_ept(p, *operands), instruction.len)
+
+
+def _invvpid(p: "Processor", instruction: Instruction) -> None:
+    if not _passes(p, Vmx.INVVPID, instruction):
+        return
+    operands = _descriptor(p, instruction)
+    if operands is not None:
+        finish(p, invalidate_vpid(p, *operands), instruction.len)
+
+
+def _vmfunc(p: "Processor", instruction: Instruction) -> None:
+    if not _passes(p, Vmx.VMFUNC, instruction):
+        return
+    gpr = p.state.gpr
+    outcome = p.vmx.vmfunc(gpr[0] & 0xFFFF_FFFF, gpr[1] & 0xFFFF_FFFF)
+    if outcome is Outcome.UD:
+        p.raise_exception(Vector.UD)
+    elif isinstance(outcome, Outcome):
+        vm_exit.exit_to_host(p, Vmx.VMFUNC.exit_reason, length=instruction.len)
+    else:
+        switch_ept(p, outcome)
+        p.advance(instruction.len)
+
+
+OPERATIONS: "dict[int, Callable[[Processor, Instruction], None]]" = {
+    Code.VMXON_M64: _with_pointer(Vmx.VMXON),
+    Code.VMCLEAR_M64: _with_pointer(Vmx.VMCLEAR),
+    Code.VMPTRLD_M64: _with_pointer(Vmx.VMPTRLD),
+    Code.VMPTRST_M64: _vmptrst,
+    Code.VMXOFF: _vmxoff,
+    Code.VMREAD_RM32_R32: _vmread,
+    Code.VMREAD_RM64_R64: _vmread,
+    Code.VMWRITE_R32_RM32: _vmwrite,
+    Code.VMWRITE_R64_RM64: _vmwrite,
+    Code.VMLAUNCH: _vmlaunch,
+    Code.VMRESUME: _vmresume,
+    Code.VMCALL: _vmcall,
+    Code.VMFUNC: _vmfunc,
+    Code.INVEPT_R32_M128: _invept,
+    Code.INVEPT_R64_M128: _invept,
+    Code.INVVPID_R32_M128: _invvpid,
+    Code.INVVPID_R64_M128: _invvpid,
+}
+"""Operations by iced's instruction code."""

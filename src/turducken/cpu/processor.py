@@ -1,0 +1,656 @@
+"""One logical processor: its registers, its run loop, and what happens to events.
+
+The engine runs guest code until something is ours to decide (a trap); the handlers of
+`turducken.cpu.intercepts` decide it. In VMX non-root operation each decision first asks whether it is
+a VM exit. In VMX root operation the processor runs machine code, or a `RootSoftware` in Python.
+"""
+
+from collections.abc import Callable, Generator, Mapping as Handlers
+from dataclasses import dataclass, field
+
+from turducken.address import PAGE_OFFSET_MASK, is_canonical
+from turducken.arch.exceptions import Vector
+from turducken.arch.registers import CR0, RFLAGS
+from turducken.cpu import vm_exit
+from turducken.cpu.control_registers import cr4_writable, sync_mmu
+from turducken.cpu.cpuid import Cpuid
+from turducken.cpu.decoder import Instruction, MemoryOperand, code_bits, decode, linear_address
+from turducken.cpu.delivery import deliver
+from turducken.cpu.engine import Engine, Segment, SegmentIndex, Trap
+from turducken.cpu.engine.state import UNUSABLE
+from turducken.cpu.events import Event, EventKind, combine, exception
+from turducken.cpu.guest_controls import GuestControls, PinBased, Primary
+from turducken.cpu.linear import LinearMemory
+from turducken.cpu.msrs import MsrFile
+from turducken.cpu.surroundings import Activity, LocalApicPort, MtrrPort, NoApic, Platform
+from turducken.cpu.vmx_operations import update_intercepts
+from turducken.memory import PhysicalMemory
+from turducken.mmu.faults import ApicAccess, EptMisconfiguration, EptViolation, Fault, PageFault
+from turducken.mmu.mmu import Access, Mmu
+from turducken.mmu.policy import TlbPolicy
+from turducken.mmu.tlb import Mapping, Tlb
+from turducken.paging.formats import Features
+from turducken.vmx.capabilities import Capabilities
+from turducken.vmx.checks import EntryChecker
+from turducken.vmx.exit_reasons import ExitReason
+from turducken.vmx.instructions import VmxUnit
+from turducken.vmx.interface import Wait
+from turducken.vmx.profile import Profile
+
+_PE = CR0.mask("PE")
+_IF, _TF, _RF, _AC, _VM = (RFLAGS.mask(one) for one in ("IF", "TF", "RF", "AC", "VM"))
+_DR6_RESET, _DR7_RESET = 0xFFFF_0FF0, 0x400
+_DR6_BS = 1 << 14
+
+
+SPIN_COST = 1000
+"""Nanoseconds that a turn of busy waiting in root software takes."""
+
+
+@dataclass(slots=True)
+class Statistics:
+    """What a processor did: VM exits by reason and, of those, who runs in root operation then."""
+
+    exits: dict[int, int] = field(default_factory=dict)
+    traps: int = 0
+    triple_faults: int = 0
+
+
+@dataclass(slots=True)
+class Pending:
+    """Signals that wait for the next instruction boundary."""
+
+    init: bool = False
+    sipi: int | None = None
+    nmi: bool = False
+    monitor_trap: bool = False
+    debug: int = 0
+    """DR6 bits of a trap-class debug exception."""
+    tpr_below_threshold: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a processor is built from: see `turducken.machine`."""
+
+    memory: PhysicalMemory
+    profile: Profile
+    capabilities: Capabilities
+    platform: Platform
+    mtrrs: MtrrPort
+    policy: TlbPolicy
+    native: bool = True
+
+
+class Processor:
+    """A logical processor of the machine, number ``index`` of ``count``."""
+
+    def __init__(self, index: int, count: int, parts: Parts) -> None:
+        self.index = index
+        self.memory = parts.memory
+        self.profile = parts.profile
+        self.capabilities = parts.capabilities
+        self.platform = parts.platform
+        self.apic: LocalApicPort = NoApic()
+        self.mtrrs = parts.mtrrs
+        self.maxphyaddr = parts.profile.cpu.physical_address_bits
+        self.cr4_writable = cr4_writable(parts.profile.features)
+        self.engine = Engine(parts.memory, self, native=parts.native)
+        self.state = self.engine.state
+        self.tlb = Tlb(self._forget_translations)
+        self.policy = parts.policy
+        self.mmu = Mmu(parts.memory, self.tlb, parts.policy)
+        self.linear = LinearMemory(self.mmu, parts.memory, self)
+        self.vmx = VmxUnit(parts.capabilities, parts.memory)
+        self.cpuid = Cpuid(parts.profile, index, count)
+        self.ept_features = Features(
+            maxphyaddr=self.maxphyaddr,
+            pages_1gib=parts.profile.ept.pages_1gib,
+            pages_2mib=parts.profile.ept.pages_2mib,
+            execute_only=parts.profile.ept.execute_only,
+        )
+        self.guest: GuestControls | None = None
+        self.entry_checker = EntryChecker(parts.capabilities)
+        self.controls_cache: dict[int, tuple[bytes, GuestControls]] = {}
+        self.pause_loop = (0, 0)
+        self.is_aborted = False
+        self.timer_deadline: int | None = None
+        self.dr = [0, 0, 0, 0, 0, 0, _DR6_RESET, _DR7_RESET]
+        self.xcr0 = 1
+        self.pending = Pending()
+        self.nmi_blocked = False
+        self.sti_blocked = False
+        self.activity = Activity.ACTIVE if index == 0 else Activity.WAIT_FOR_SIPI
+        self.attention = True
+        self.fault: Fault | None = None
+        self.io_refused: Event | None = None
+        self.statistics = Statistics()
+        self.root: Generator[Wait, None, None] | None = None
+        self.root_wait: Wait | None = None
+        self.on_event: Callable[[str, "Processor", tuple[object, ...]], None] | None = None
+        self.code_watch: Callable[[int, int, int], None] | None = None
+        self.handlers: Handlers[int, Callable[[Processor], None]] = {}
+        self.msrs = MsrFile(self)
+        self.reset()
+
+    # Reset and start
+
+    def reset(self) -> None:
+        """SDM 3A, "Processor State After Reset" (after INIT: TLBs and most MSRs stay)."""
+        state = self.state
+        for number in range(16):
+            state.gpr[number] = 0
+        state.gpr[2] = self.cpuid.signature()
+        state.efer, state.cr0, state.cr2, state.cr3, state.cr4 = 0, 0x6000_0010, 0, 0, 0
+        state.rflags = 2
+        state.set_segment(SegmentIndex.CS, Segment(0xF000, 0xFFFF_0000, 0xFFFF, 0x9B))
+        for one in (0, 2, 3, 4, 5):
+            state.set_segment(one, Segment(0, 0, 0xFFFF, 0x93))
+        state.set_segment(SegmentIndex.LDTR, Segment(0, 0, 0xFFFF, 0x82))
+        state.set_segment(SegmentIndex.TR, Segment(0, 0, 0xFFFF, 0x8B))
+        state.set_table(SegmentIndex.GDTR, 0, 0xFFFF)
+        state.set_table(SegmentIndex.IDTR, 0, 0xFFFF)
+        state.rip = 0xFFF0
+        self.dr[:] = [0, 0, 0, 0, 0, 0, _DR6_RESET, _DR7_RESET]
+        self.nmi_blocked = self.sti_blocked = False
+        self.state.in_shadow = False
+        state.update_mode(0)
+        self.tlb.forget_everything()
+        update_intercepts(self)
+        sync_mmu(self)
+
+    def start_at(self, vector: int) -> None:
+        """Begin at a startup IPI's page: real mode, CS:IP = ``vector`` * 100h : 0."""
+        self.state.set_segment(SegmentIndex.CS, Segment(vector << 8, vector << 12, 0xFFFF, 0x9B))
+        self.state.rip = 0
+        self.state.update_mode(0)
+        self.activity = Activity.ACTIVE
+
+    # Inputs (from the local APIC)
+
+    def raise_init(self) -> None:
+        """Learn of an INIT signal."""
+        self.pending.init = True
+        self.attention = True
+
+    def raise_sipi(self, vector: int) -> None:
+        """Learn of a startup IPI: lost unless the processor waits for one."""
+        if self.activity is Activity.WAIT_FOR_SIPI or self.pending.init:
+            self.pending.sipi = vector
+            self.attention = True
+
+    def raise_nmi(self) -> None:
+        """Learn of an NMI."""
+        self.pending.nmi = True
+        self.attention = True
+
+    def interrupt_changed(self) -> None:
+        """Learn that another interrupt may be pending now."""
+        self.attention = True
+
+    # Running
+
+    @property
+    def is_idle(self) -> bool:
+        """Nothing can happen until a signal arrives."""
+        if self.root is not None and self.guest is None:
+            return self.root_wait is Wait.HALT and not self.attention
+        return self.activity is not Activity.ACTIVE and not self.attention
+
+    @property
+    def can_wake(self) -> bool:
+        """Tell whether an interrupt from a device could end the processor's idleness."""
+        if self.activity is Activity.HLT:
+            accepts = bool(self.state.system_flags & _IF)
+            return accepts or (self.guest is not None and bool(self.guest.pin & 1))
+        return self.root is not None and self.guest is None
+
+    def run(self, budget: int) -> None:
+        """Run for about ``budget`` instructions, or until the processor has nothing to do."""
+        engine = self.engine
+        end = engine.executed + budget
+        while engine.executed < end:
+            if self.root is not None and self.guest is None:
+                if not self._run_root():
+                    return
+                continue
+            if self.attention and not self._attend():
+                return
+            if self.activity is not Activity.ACTIVE:
+                return
+            self._run_code(end - engine.executed)
+            if self.yielded:
+                self.yielded = False
+                return
+
+    yielded = False
+    """Set by a handler that ends the processor's turn (PAUSE)."""
+
+    def _run_code(self, budget: int) -> None:
+        guest = self.guest
+        self.statistics.traps += 1
+        if guest is not None and guest.primary & Primary.MONITOR_TRAP_FLAG:
+            trap = self.engine.step()
+            self.pending.monitor_trap = self.attention = True
+        else:
+            trap = self.engine.run(self._slice(budget))
+        self.policy.stopped(self.tlb)
+        if trap:
+            self.handlers[trap](self)
+
+    def _slice(self, budget: int) -> int:
+        """Shorten a run so that it stops where something may become due."""
+        if self.attention:
+            return 0
+        if self.timer_deadline is not None:
+            left = self.timer_deadline - self.read_tsc()
+            return max(0, min(budget, left // self.platform.ticks_per_instruction))
+        return budget
+
+    def _run_root(self) -> bool:
+        """Let the root software run; return whether the processor has something to do."""
+        assert self.root is not None
+        if self.root_wait is Wait.HALT and not self._root_has_signal():
+            self.attention = False
+            return False
+        self.root_wait = None
+        try:
+            self.root_wait = next(self.root)
+        except StopIteration:
+            self.root = None
+            self.activity = Activity.SHUTDOWN
+            return False
+        if self.root_wait is Wait.OTHERS:
+            # A turn of spinning costs time, or nothing would ever become due.
+            self.platform.spend(self.index, SPIN_COST)
+            return False
+        return True
+
+    def _root_has_signal(self) -> bool:
+        pending = self.pending
+        return (
+            pending.nmi
+            or pending.init
+            or pending.sipi is not None
+            or self.apic.pending_vector() is not None
+        )
+
+    # Events at an instruction boundary
+
+    def _attend(self) -> bool:
+        """Deliver what is due, in the manual's order; return whether code can run now.
+
+        SDM 3A, "Prioritization of Concurrent Events".
+        """
+        pending = self.pending
+        if pending.init:
+            return self._take_init()
+        if self.activity is Activity.WAIT_FOR_SIPI:
+            return self._take_sipi()
+        blocked = self.state.in_shadow
+        if pending.debug and not blocked:
+            payload, pending.debug = pending.debug, 0
+            self.raise_event(exception(Vector.DB, payload=payload))
+            return True
+        if pending.monitor_trap and self.guest is not None:
+            pending.monitor_trap = False
+            vm_exit.exit_to_host(self, ExitReason.MONITOR_TRAP_FLAG)
+            return True
+        pending.monitor_trap = False
+        if self._timer_expired():
+            vm_exit.exit_to_host(self, ExitReason.PREEMPTION_TIMER)
+            return True
+        if self._attend_nmi(blocked=blocked) or self._attend_interrupt(blocked=blocked):
+            return True
+        self.attention = self._waits_for_something()
+        return self.activity is Activity.ACTIVE
+
+    def _timer_expired(self) -> bool:
+        deadline = self.timer_deadline
+        return deadline is not None and self.guest is not None and self.read_tsc() >= deadline
+
+    def _waits_for_something(self) -> bool:
+        """Tell whether a signal is held back only by the processor's own state."""
+        guest = self.guest
+        if self.activity is not Activity.ACTIVE:
+            return False
+        if guest is not None:
+            windows = Primary.INTERRUPT_WINDOW_EXITING | Primary.NMI_WINDOW_EXITING
+            if guest.primary & windows or self.timer_deadline is not None:
+                return True
+        if self.pending.nmi and not self.nmi_blocked:
+            return True
+        return self.apic.pending_vector() is not None
+
+    def _take_init(self) -> bool:
+        """SDM 3C, "Other Causes of VM Exits": INIT is blocked in root, an exit in non-root."""
+        if self.guest is not None:
+            if self.activity is Activity.WAIT_FOR_SIPI:
+                self.pending.init = False
+                return self._take_sipi()
+            self.pending.init = False
+            vm_exit.exit_to_host(self, ExitReason.INIT)
+            return True
+        if self.vmx.in_operation:
+            # Blocked: it stays pending until VMXOFF or a VM entry.
+            self.attention = False
+            return self.activity is Activity.ACTIVE
+        self.pending.init = False
+        self.activity = Activity.WAIT_FOR_SIPI
+        self.reset()
+        self.apic.init_reset()
+        return self._take_sipi()
+
+    def _take_sipi(self) -> bool:
+        vector, self.pending.sipi = self.pending.sipi, None
+        if vector is None:
+            self.attention = False
+            return False
+        if self.guest is not None:
+            vm_exit.exit_to_host(self, ExitReason.SIPI, vector)
+            return True
+        self.start_at(vector)
+        return True
+
+    def _attend_nmi(self, *, blocked: bool) -> bool:
+        guest = self.guest
+        if guest is not None and self._nmi_window_open(guest, blocked=blocked):
+            vm_exit.exit_to_host(self, ExitReason.NMI_WINDOW)
+            return True
+        if not self.pending.nmi or blocked or self.activity is Activity.SHUTDOWN:
+            return False
+        if guest is not None and guest.pin & PinBased.NMI_EXITING:
+            if self.nmi_blocked and not guest.pin & PinBased.VIRTUAL_NMIS:
+                return False
+            self.pending.nmi = False
+            event = Event(EventKind.NMI, Vector.NMI)
+            vm_exit.exit_for_event(self, event, None)
+            return True
+        if self.nmi_blocked:
+            return False
+        self.pending.nmi = False
+        self.activity = Activity.ACTIVE
+        self.raise_event(Event(EventKind.NMI, Vector.NMI))
+        self.nmi_blocked = True
+        return True
+
+    def _nmi_window_open(self, guest: GuestControls, *, blocked: bool) -> bool:
+        if not guest.primary & Primary.NMI_WINDOW_EXITING or blocked:
+            return False
+        return not self.nmi_blocked
+
+    def _attend_interrupt(self, *, blocked: bool) -> bool:
+        guest = self.guest
+        open_window = bool(self.state.system_flags & _IF) and not blocked
+        if guest is not None and guest.primary & Primary.INTERRUPT_WINDOW_EXITING and open_window:
+            vm_exit.exit_to_host(self, ExitReason.INTERRUPT_WINDOW)
+            return True
+        if self.activity is Activity.SHUTDOWN or self.apic.pending_vector() is None:
+            return False
+        if guest is not None and guest.pin & PinBased.EXTERNAL_INTERRUPT_EXITING:
+            if blocked and self.state.system_flags & _IF:
+                return False
+            vm_exit.exit_for_interrupt(self)
+            return True
+        if not open_window:
+            return False
+        self.activity = Activity.ACTIVE
+        vector = self.apic.acknowledge()
+        if vector is not None:
+            self.raise_event(Event(EventKind.EXTERNAL, vector))
+        return True
+
+    # Raising events
+
+    def raise_exception(self, vector: int, error_code: int | None = None) -> None:
+        """Cause a hardware exception at the current instruction."""
+        self.raise_event(exception(vector, error_code))
+
+    def general_protection(self) -> None:
+        """Cause #GP(0)."""
+        self.raise_event(exception(Vector.GP, 0))
+
+    def raise_event(self, event: Event, *, is_injected: bool = False) -> None:
+        """Deliver ``event`` through the IDT or turn it into a VM exit, and so on what follows.
+
+        An event that VM entry injects does not itself cause an exit, whatever the controls say.
+
+        SDM 3C, "Information for VM Exits During Event Delivery": what is being delivered when an
+        exit strikes is recorded as the vectored event.
+        """
+        during: Event | None = None
+        while True:
+            guest = self.guest
+            if guest is not None and not is_injected and guest.exits_on(event):
+                vm_exit.exit_for_event(self, event, during)
+                return
+            is_injected = False
+            failure = self._deliver(event)
+            if failure is None:
+                return
+            second: Event
+            if isinstance(failure, Event):
+                second = failure
+            elif isinstance(failure, PageFault):
+                second = exception(Vector.PF, failure.error_code, failure.address)
+            else:
+                self.take_fault(failure, event)
+                return
+            if guest is not None and guest.exits_on(second):
+                vm_exit.exit_for_event(self, second, event)
+                return
+            combined = combine(event, second)
+            if combined is None:
+                self.triple_fault()
+                return
+            during = None if combined.vector == Vector.DF else event
+            event = combined
+
+    def _deliver(self, event: Event) -> Event | Fault | None:
+        if event.vector == Vector.PF and event.kind is EventKind.HARDWARE:
+            self.state.cr2 = event.payload
+        if event.vector == Vector.DB and event.kind is EventKind.HARDWARE:
+            self.dr[6] |= event.payload
+        failure = deliver(self.state, self.linear, event)
+        if failure is None:
+            self.activity = Activity.ACTIVE
+            self.attention = True
+        return failure
+
+    def take_fault(self, fault: Fault, during: Event | None = None) -> None:
+        """Cause what a failed translation causes: #PF, or a VM exit while ``during`` is delivered."""
+        if isinstance(fault, PageFault):
+            self.raise_event(exception(Vector.PF, fault.error_code, fault.address))
+        elif isinstance(fault, ApicAccess):
+            vm_exit.exit_for_apic_access(self, fault, during)
+        else:
+            vm_exit.exit_for_translation(self, fault, during)
+
+    def triple_fault(self) -> None:
+        """SDM 3A, "Interrupt 8 - Double Fault Exception": shutdown, or a VM exit in non-root."""
+        self.statistics.triple_faults += 1
+        if self.guest is not None:
+            vm_exit.exit_to_host(self, ExitReason.TRIPLE_FAULT)
+        else:
+            self.activity = Activity.SHUTDOWN
+
+    def refuse(self, refusal: Event | Fault) -> None:
+        """Cause what an instruction's check returned."""
+        if isinstance(refusal, Event):
+            self.raise_event(refusal)
+        else:
+            self.take_fault(refusal)
+
+    def instruction(self) -> Instruction | None:
+        """Decode the instruction at RIP; None where fetching it caused an exception or exit."""
+        state = self.state
+        linear = linear_address(state, SegmentIndex.CS, state.rip)
+        code = self.linear.fetch(linear, 15, user=state.cpl == 3)
+        if not isinstance(code, bytes):
+            self.take_fault(code)
+            return None
+        return decode(code, code_bits(state))
+
+    def instruction_length(self) -> int:
+        """Return the length of the instruction at RIP, 0 where it cannot be fetched."""
+        state = self.state
+        linear = linear_address(state, SegmentIndex.CS, state.rip)
+        code = self.linear.fetch(linear, 15, user=state.cpl == 3)
+        return decode(code, code_bits(state)).len if isinstance(code, bytes) else 0
+
+    def check_segment(self, operand: MemoryOperand, size: int, *, write: bool) -> bool:
+        """Check an operand's segment outside 64-bit mode, its address in it; return if it faulted.
+
+        SDM 3A, "Limit Checking" and "Type Checking".
+        """
+        state = self.state
+        vector = Vector.SS if operand.segment == SegmentIndex.SS else Vector.GP
+        if state.is_64bit:
+            wrong = not is_canonical(operand.linear) or not is_canonical(operand.linear + size - 1)
+        else:
+            wrong = not _segment_allows(state.segment(operand.segment), operand.offset, size, write)
+        if wrong:
+            self.raise_exception(vector, 0)
+        return wrong
+
+    def set_xcr(self, index: int, value: int) -> bool:
+        """XSETBV: False for #GP."""
+        supported = 7 if self.profile.features.avx else 3
+        if index or value & ~supported or not value & 1 or value & 6 == 4:
+            return False
+        self.xcr0 = value
+        return True
+
+    def advance(self, length: int) -> None:
+        """Complete an instruction of ``length`` bytes: RIP, RF, interrupt shadow, single step."""
+        state = self.state
+        rip = state.rip + length
+        state.rip = rip if state.is_64bit else rip & 0xFFFF_FFFF
+        state.in_shadow = False
+        flags = state.system_flags
+        if flags & (_TF | _RF):
+            state.rflags = state.rflags & ~_RF
+            if flags & _TF:
+                self.pending.debug |= _DR6_BS
+                self.attention = True
+
+    # Time
+
+    def read_tsc(self) -> int:
+        """Return the time-stamp counter as root operation reads it."""
+        return (self.platform.tsc(self.index) + self.msrs.tsc_adjust) & 0xFFFF_FFFF_FFFF_FFFF
+
+    @property
+    def vpid(self) -> int:
+        """The current VPID: 0000H in root operation and without VPID."""
+        return self.guest.vpid if self.guest is not None else 0
+
+    # The engine's questions (`EngineHost`) and device memory (`Devices`)
+
+    def fill(self, page: int, kind: int) -> int | None:
+        """Translate the linear ``page`` for the engine; on a fault, remember it."""
+        state = self.state
+        flags = state.system_flags
+        # SDM 3A, "Access Rights": user-mode accesses are those at CPL 3.
+        found = self.mmu.translate(Access(page, kind, state.cpl == 3, bool(flags & _AC)))
+        if not isinstance(found, Mapping):
+            self.fault = found
+            return None
+        if self.policy.evicted():
+            self.engine.is_stale = True
+        place = (found.page | page & ((1 << found.shift) - 1)) & ~PAGE_OFFSET_MASK
+        if self.code_watch is not None:
+            self.code_watch(self.index, place, kind)
+        return place
+
+    def engine_fault(self) -> Fault:
+        """Return the fault that the engine stopped at, with the exact address filled in."""
+        engine, fault = self.engine, self.fault
+        assert fault is not None
+        offset = engine.fault_address & PAGE_OFFSET_MASK
+        if isinstance(fault, PageFault):
+            return fault._replace(address=fault.address | offset)
+        if isinstance(fault, EptViolation) and fault.address is not None:
+            final = fault.qualification & 1 << 8
+            gpa = fault.gpa | offset if final else fault.gpa
+            return fault._replace(gpa=gpa, address=fault.address | offset)
+        if isinstance(fault, EptMisconfiguration) and fault.address is not None:
+            gpa = fault.gpa | offset if fault.is_final else fault.gpa
+            return fault._replace(gpa=gpa, address=fault.address | offset)
+        if isinstance(fault, ApicAccess):
+            return fault._replace(address=fault.address | offset, offset=fault.offset | offset)
+        return fault
+
+    def port_in(self, port: int, size: int) -> int | None:
+        """Return what IN reads, or None where the instruction faults or exits."""
+        if self._port_is_refused(port, size):
+            return None
+        return self.platform.port_in(self.index, port, size)
+
+    def port_out(self, port: int, size: int, value: int) -> bool:
+        """Execute OUT, or return False where the instruction faults or exits."""
+        if self._port_is_refused(port, size):
+            return False
+        self.platform.port_out(self.index, port, size, value)
+        return True
+
+    def _port_is_refused(self, port: int, size: int) -> bool:
+        """SDM 1, "I/O Permission Bit Map"; the exception comes before the VM exit."""
+        state = self.state
+        self.io_refused = None
+        flags = state.system_flags
+        restricted = state.cr0 & _PE and (flags & _VM or state.cpl > flags >> 12 & 3)
+        if restricted and not self._bitmap_allows(port, size):
+            self.io_refused = self.io_refused or exception(Vector.GP, 0)
+            return True
+        return self.guest is not None and self.guest.exits_on_port(port, size)
+
+    def _bitmap_allows(self, port: int, size: int) -> bool:
+        task = self.state.segment(SegmentIndex.TR)
+        if task.limit < 0x67:
+            return False
+        base = self.linear.read(task.base + 0x66, 2)
+        if not isinstance(base, bytes):
+            return False
+        place = int.from_bytes(base, "little") + (port >> 3)
+        if place + 1 > task.limit:
+            return False
+        bits = self.linear.read(task.base + place, 2)
+        if not isinstance(bits, bytes):
+            return False
+        return not int.from_bytes(bits, "little") >> (port & 7) & ((1 << size) - 1)
+
+    def mmio_read(self, address: int, size: int) -> int:
+        """Read a host-physical address that is not RAM."""
+        return self.platform.mmio_read(self.index, address, size)
+
+    def mmio_write(self, address: int, size: int, value: int) -> None:
+        """Write a host-physical address that is not RAM."""
+        self.platform.mmio_write(self.index, address, size, value)
+
+    def _forget_translations(self) -> None:
+        self.engine.is_stale = True
+
+
+def _segment_allows(segment: Segment, offset: int, size: int, write: bool) -> bool:  # noqa: FBT001
+    access = segment.access
+    if access & UNUSABLE:
+        return False
+    is_code = bool(access & 8)
+    if write and (is_code or not access & 2):
+        return False
+    if is_code and not access & 2:
+        return False
+    last = offset + size - 1
+    if not is_code and access & 4:
+        upper = 0xFFFF_FFFF if access >> 14 & 1 else 0xFFFF
+        return segment.limit < offset and last <= upper
+    return last <= segment.limit
+
+
+def on_fault(p: Processor) -> None:
+    """Handle `Trap.FAULT`: an access that the MMU refused."""
+    p.take_fault(p.engine_fault())
+
+
+FAULT_HANDLERS = {int(Trap.FAULT): on_fault}

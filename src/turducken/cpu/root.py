@@ -1,0 +1,122 @@
+"""The processor as software in VMX root operation uses it: implements `VmxProcessor`."""
+
+from typing import TYPE_CHECKING
+
+from turducken.address import Hpa
+from turducken.cpu import vm_entry
+from turducken.cpu.vmx_operations import invalidate_ept, invalidate_vpid
+from turducken.memory import Memory
+from turducken.vmx.instructions import VmResult
+from turducken.vmx.interface import VmStatus
+
+if TYPE_CHECKING:
+    from turducken.cpu.processor import Processor
+
+
+class RootView:
+    """What `turducken.vmx.interface.VmxProcessor` promises, of one processor."""
+
+    def __init__(self, processor: "Processor") -> None:
+        self._p = processor
+        self.index = processor.index
+        self.memory: Memory = processor.memory
+        self.gpr = processor.state.gpr
+        self.dr = processor.dr
+
+    @property
+    def cr2(self) -> int:
+        """CR2."""
+        return self._p.state.cr2
+
+    @cr2.setter
+    def cr2(self, value: int) -> None:
+        self._p.state.cr2 = value
+
+    @property
+    def xcr0(self) -> int:
+        """XCR0."""
+        return self._p.xcr0
+
+    @xcr0.setter
+    def xcr0(self, value: int) -> None:
+        self._p.xcr0 = value
+
+    def vmxon(self, region: Hpa) -> VmStatus:
+        """VMXON."""
+        return self._p.vmx.vmxon(region).status
+
+    def vmxoff(self) -> VmStatus:
+        """VMXOFF."""
+        self._p.attention = True
+        return self._p.vmx.vmxoff().status
+
+    def vmclear(self, region: Hpa) -> VmStatus:
+        """VMCLEAR."""
+        return self._p.vmx.vmclear(region).status
+
+    def vmptrld(self, region: Hpa) -> VmStatus:
+        """VMPTRLD."""
+        return self._p.vmx.vmptrld(region).status
+
+    def vmread(self, encoding: int) -> int:
+        """VMREAD of a field that exists."""
+        value = self._p.vmx.vmread(encoding)
+        if isinstance(value, VmResult):
+            raise AssertionError(f"VMREAD of {encoding:#x}: {value.status.value}")
+        return value
+
+    def vmwrite(self, encoding: int, value: int) -> None:
+        """VMWRITE of a field that exists."""
+        result = self._p.vmx.vmwrite(encoding, value)
+        if result.status is not VmStatus.SUCCEED:
+            raise AssertionError(f"VMWRITE of {encoding:#x}: {result.status.value}")
+
+    def vmlaunch(self) -> VmStatus:
+        """VMLAUNCH."""
+        return self._enter(is_launch=True)
+
+    def vmresume(self) -> VmStatus:
+        """VMRESUME."""
+        return self._enter(is_launch=False)
+
+    def _enter(self, *, is_launch: bool) -> VmStatus:
+        result = vm_entry.enter(self._p, is_launch=is_launch)
+        return VmStatus.SUCCEED if result is None else result.status
+
+    def invept(self, kind: int, eptp: int) -> VmStatus:
+        """INVEPT."""
+        return invalidate_ept(self._p, kind, eptp).status
+
+    def invvpid(self, kind: int, vpid: int, address: int) -> VmStatus:
+        """INVVPID."""
+        return invalidate_vpid(self._p, kind, vpid, address).status
+
+    def rdmsr(self, index: int) -> int | None:
+        """RDMSR."""
+        return self._p.msrs.read(index)
+
+    def wrmsr(self, index: int, value: int) -> bool:
+        """WRMSR."""
+        return self._p.msrs.write(index, value)
+
+    def cpuid(self, leaf: int, subleaf: int) -> tuple[int, int, int, int]:
+        """CPUID."""
+        p = self._p
+        return p.cpuid.leaf(leaf, subleaf, cr4=p.state.cr4, xcr0=p.xcr0)
+
+    def port_in(self, port: int, size: int) -> int:
+        """IN."""
+        return self._p.platform.port_in(self.index, port, size)
+
+    def port_out(self, port: int, size: int, value: int) -> None:
+        """OUT."""
+        self._p.platform.port_out(self.index, port, size, value)
+
+    def take_nmi(self) -> bool:
+        """Tell whether an NMI arrived in root operation, and forget it."""
+        was, self._p.pending.nmi = self._p.pending.nmi, False
+        return was
+
+    def acknowledge_interrupt(self) -> int | None:
+        """Take the highest pending external interrupt's vector."""
+        return self._p.apic.acknowledge() if self._p.apic.pending_vector() is not None else None

@@ -1,0 +1,167 @@
+"""VM entries: checks, loading the guest, event injection. SDM 3C, chapter "VM Entries"."""
+
+from typing import TYPE_CHECKING
+
+from turducken.arch.registers import CR0, CR3, EFER
+from turducken.cpu import vm_exit
+from turducken.cpu.control_registers import is_pae_paging, sync_mmu
+from turducken.cpu.engine import Segment, SegmentIndex
+from turducken.cpu.engine.state import MSR_WORDS
+from turducken.cpu.events import Event, EventKind
+from turducken.cpu.guest_controls import Entry, GuestControls, PinBased, Secondary
+from turducken.cpu.surroundings import Activity
+from turducken.cpu.vmx_operations import controls_of, update_intercepts
+from turducken.mmu.mmu import PageModificationLog
+from turducken.vmx import vmcs_fields as f
+from turducken.vmx.exit_reasons import ENTRY_FAILURE, ExitReason
+from turducken.vmx.instructions import VmResult
+from turducken.vmx.vmcs import Vmcs
+
+if TYPE_CHECKING:
+    from turducken.cpu.processor import Processor
+
+_PG = CR0.mask("PG")
+_CR0_KEPT = ~CR0.mask("PE", "MP", "EM", "TS", "NE", "WP", "AM", "PG") & 0xFFFF_FFFF
+_LMA, _LME = EFER.mask("LMA"), EFER.mask("LME")
+_SYSENTER_CS, _SYSENTER_ESP, _SYSENTER_EIP = (MSR_WORDS[n] for n in (0x174, 0x175, 0x176))
+_VALID, _HAS_ERROR = 1 << 31, 1 << 11
+_BLOCKING_STI, _BLOCKING_MOV_SS, _BLOCKING_NMI = 1, 2, 8
+_OTHER_EVENT_MTF = 7
+
+
+def enter(p: "Processor", *, is_launch: bool) -> VmResult | None:
+    """VMLAUNCH or VMRESUME: return how it failed, or None when an entry or its VM exit followed."""
+    mov_ss = p.state.in_shadow and not p.sti_blocked
+    refused = p.vmx.entry_precondition(is_launch=is_launch, is_blocked_by_mov_ss=mov_ss)
+    if refused is not None:
+        return refused
+    vmcs = vm_exit.current_vmcs(p)
+    is_ia32e = p.root is not None or bool(p.state.efer & _LMA)
+    failure = p.entry_checker.check(vmcs, p.memory, is_ia32e_mode=is_ia32e)
+    if failure is not None:
+        if failure.error is not None:
+            return p.vmx.fail(failure.error)
+        fail(p, vmcs, ExitReason.ENTRY_FAILURE_GUEST_STATE, failure.qualification)
+        return None
+    guest = controls_of(p, vmcs)
+    load_guest(p, vmcs, guest)
+    p.guest = guest
+    if not guest.secondary & Secondary.ENABLE_VPID:
+        p.tlb.flush_vpid(0, "VM entry")
+    wrong = vm_exit.load_msrs(p, vmcs, f.ENTRY_MSR_LOAD_ADDRESS, f.ENTRY_MSR_LOAD_COUNT)
+    if wrong is not None:
+        fail(p, vmcs, ExitReason.ENTRY_FAILURE_MSR_LOADING, wrong)
+        return None
+    if is_launch:
+        p.vmx.set_launched()
+    _start_timer(p, vmcs, guest)
+    if guest.pml_address:
+        p.mmu.pml = PageModificationLog(guest.pml_address, vmcs.read(f.PML_INDEX))
+    p.state.update_mode()
+    update_intercepts(p)
+    sync_mmu(p)
+    p.attention = True
+    if p.on_event is not None:
+        p.on_event("vm-entry", p, (vmcs.region,))
+    _inject(p, vmcs)
+    return None
+
+
+def fail(p: "Processor", vmcs: Vmcs, reason: int, qualification: int) -> None:
+    """Exit because of an entry: SDM 3C, "VM-Entry Failures During or After Loading Guest State"."""
+    vmcs.write(f.EXIT_REASON, reason | ENTRY_FAILURE)
+    vmcs.write(f.EXIT_QUALIFICATION, qualification)
+    count = p.statistics.exits
+    count[reason] = count.get(reason, 0) + 1
+    if p.on_event is not None:
+        p.on_event("vm-exit", p, (reason | ENTRY_FAILURE, qualification))
+    vm_exit.enter_host(p, vmcs, vmcs.read(f.EXIT_CONTROLS))
+
+
+def load_guest(p: "Processor", vmcs: Vmcs, guest: GuestControls) -> None:
+    """SDM 3C, "Loading Guest State"."""
+    state, slots = p.state, vmcs.slots
+    controls = guest.entry
+    state.cr0 = slots[f.GUEST_CR0.slot] & ~_CR0_KEPT | state.cr0 & _CR0_KEPT
+    state.cr3 = slots[f.GUEST_CR3.slot] & ~CR3.mask("KEEP")
+    state.cr4 = slots[f.GUEST_CR4.slot]
+    if controls & Entry.LOAD_DEBUG_CONTROLS:
+        p.dr[7] = slots[f.GUEST_DR7.slot] & 0xFFFF_2FFF | 0x400
+        p.msrs.debugctl = slots[f.GUEST_DEBUGCTL.slot]
+    words = state.words
+    words[_SYSENTER_CS] = slots[f.GUEST_SYSENTER_CS.slot]
+    words[_SYSENTER_ESP] = slots[f.GUEST_SYSENTER_ESP.slot]
+    words[_SYSENTER_EIP] = slots[f.GUEST_SYSENTER_EIP.slot]
+    if controls & Entry.LOAD_EFER:
+        state.efer = slots[f.GUEST_EFER.slot]
+    else:
+        efer = state.efer & ~_LMA
+        efer |= _LMA if controls & Entry.IA32E_MODE_GUEST else 0
+        if state.cr0 & _PG:
+            efer = efer & ~_LME | (_LME if efer & _LMA else 0)
+        state.efer = efer
+    if controls & Entry.LOAD_PAT:
+        p.msrs.pat = slots[f.GUEST_PAT.slot]
+    if controls & Entry.LOAD_PERF_GLOBAL_CTRL:
+        p.msrs.perf_global_ctrl = slots[f.GUEST_PERF_GLOBAL_CTRL.slot]
+    for index, selector, base, limit, access in vm_exit.SEGMENT_FIELDS:
+        state.set_segment(index, Segment(slots[selector], slots[base], slots[limit], slots[access]))
+    state.set_table(
+        SegmentIndex.GDTR, slots[f.GUEST_GDTR_BASE.slot], slots[f.GUEST_GDTR_LIMIT.slot]
+    )
+    state.set_table(
+        SegmentIndex.IDTR, slots[f.GUEST_IDTR_BASE.slot], slots[f.GUEST_IDTR_LIMIT.slot]
+    )
+    state.gpr[4], state.rip = slots[f.GUEST_RSP.slot], slots[f.GUEST_RIP.slot]
+    state.rflags = slots[f.GUEST_RFLAGS.slot]
+    # "CPL is the DPL of SS" - also in virtual-8086 mode, where it is 3.
+    state.update_mode(slots[f.GUEST_SS_ACCESS_RIGHTS.slot] >> 5 & 3)
+    _load_non_register_state(p, vmcs)
+    if is_pae_paging(state.cr0, state.cr4, state.efer):
+        if guest.ept is not None:
+            p.mmu.pdptes = tuple(slots[one] for one in vm_exit.PDPTE_SLOTS)
+        else:
+            address = state.cr3 & 0xFFFF_FFE0
+            p.mmu.pdptes = tuple(p.memory.load(address + 8 * n, 8) for n in range(4))
+
+
+def _load_non_register_state(p: "Processor", vmcs: Vmcs) -> None:
+    blocking = vmcs.read(f.GUEST_INTERRUPTIBILITY)
+    p.state.in_shadow = bool(blocking & (_BLOCKING_STI | _BLOCKING_MOV_SS))
+    p.sti_blocked = bool(blocking & _BLOCKING_STI)
+    p.nmi_blocked = bool(blocking & _BLOCKING_NMI)
+    p.activity = Activity(vmcs.read(f.GUEST_ACTIVITY))
+    p.pending.debug = vmcs.read(f.GUEST_PENDING_DEBUG) & 0x500F
+    p.pending.monitor_trap = False
+
+
+def _start_timer(p: "Processor", vmcs: Vmcs, guest: GuestControls) -> None:
+    p.timer_deadline = None
+    if guest.pin & PinBased.ACTIVATE_PREEMPTION_TIMER:
+        value = vmcs.read(f.PREEMPTION_TIMER_VALUE)
+        shift = p.capabilities.preemption_timer_shift
+        # The timer counts down when bit X of the TSC changes.
+        p.timer_deadline = ((p.read_tsc() >> shift) + value) << shift
+
+
+def _inject(p: "Processor", vmcs: Vmcs) -> None:
+    """SDM 3C, "Event Injection"."""
+    information = vmcs.read(f.ENTRY_INTERRUPTION_INFORMATION)
+    if not information & _VALID:
+        return
+    kind = EventKind(information >> 8 & 7)
+    if kind is EventKind.OTHER:
+        p.pending.monitor_trap = True
+        return
+    error = None
+    if information & _HAS_ERROR:
+        error = vmcs.read(f.ENTRY_EXCEPTION_ERROR_CODE)
+    length = vmcs.read(f.ENTRY_INSTRUCTION_LENGTH)
+    event = Event(kind, information & 0xFF, error, length, p.state.cr2)
+    p.pending.debug = 0
+    # "blocking by STI and by MOV SS" ends with the injection; an NMI blocks NMIs.
+    p.state.in_shadow = False
+    p.activity = Activity.ACTIVE
+    p.raise_event(event, is_injected=True)
+    if kind is EventKind.NMI and p.guest is not None:
+        p.nmi_blocked = True

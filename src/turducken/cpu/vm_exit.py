@@ -1,0 +1,353 @@
+"""VM exits: recording why, saving the guest, loading the host. SDM 3C, chapter "VM Exits"."""
+
+from typing import TYPE_CHECKING
+
+from turducken.arch.exceptions import HAS_ERROR_CODE, Vector
+from turducken.arch.msr import IA32_DEBUGCTL, IA32_EFER, IA32_PAT
+from turducken.arch.registers import CR0, CR4, EFER
+from turducken.cpu.control_registers import are_pdptes_valid, is_pae_paging, sync_mmu
+from turducken.cpu.engine import Segment, SegmentIndex
+from turducken.cpu.engine.state import MSR_WORDS, UNUSABLE
+from turducken.cpu.events import Event, EventKind
+from turducken.cpu.guest_controls import Exit, PinBased, Secondary
+from turducken.cpu.surroundings import Activity
+from turducken.cpu.vmx_operations import update_intercepts, vmx_abort
+from turducken.mmu.faults import ApicAccess, EptMisconfiguration, EptViolation, Fault, PmlFull
+from turducken.vmx import vmcs_fields as f
+from turducken.vmx.exit_information import VmxAbort
+from turducken.vmx.exit_reasons import ExitReason
+from turducken.vmx.vmcs import Vmcs
+
+if TYPE_CHECKING:
+    from turducken.cpu.processor import Processor
+
+_SYSENTER_CS, _SYSENTER_ESP, _SYSENTER_EIP = (MSR_WORDS[n] for n in (0x174, 0x175, 0x176))
+_PG, _PE = CR0.mask("PG"), CR0.mask("PE")
+# "CR0: the following bits are not modified": reserved ones, ET, NW, CD.
+_CR0_KEPT = CR0.mask("ET", "NW", "CD")
+_PAE, _PCIDE = CR4.mask("PAE"), CR4.mask("PCIDE")
+_LMA, _LME = EFER.mask("LMA"), EFER.mask("LME")
+_VECTORING_VALID = 1 << 31
+
+SEGMENT_FIELDS = tuple(
+    (
+        SegmentIndex[name],
+        *(
+            getattr(f, f"GUEST_{name}_{part}").slot
+            for part in ("SELECTOR", "BASE", "LIMIT", "ACCESS_RIGHTS")
+        ),
+    )
+    for name in f.SEGMENTS
+)
+PDPTE_SLOTS = tuple(getattr(f, f"GUEST_PDPTE{n}").slot for n in range(4))
+
+
+def exit_to_host(
+    p: "Processor",
+    reason: int,
+    qualification: int = 0,
+    *,
+    length: int | None = None,
+    during: Event | None = None,
+) -> None:
+    """Cause a VM exit. ``length`` is the instruction's, ``during`` the event being delivered.
+
+    Fields that other reasons record (addresses, instruction information) have been written before.
+    """
+    vmcs = current_vmcs(p)
+    vmcs.write(f.EXIT_REASON, reason)
+    vmcs.write(f.EXIT_QUALIFICATION, qualification)
+    if length is not None:
+        vmcs.write(f.EXIT_INSTRUCTION_LENGTH, length)
+    if reason not in (ExitReason.EXCEPTION_OR_NMI, ExitReason.EXTERNAL_INTERRUPT):
+        vmcs.write(f.EXIT_INTERRUPTION_INFORMATION, 0)
+    _record_vectoring(vmcs, during)
+    count = p.statistics.exits
+    count[reason] = count.get(reason, 0) + 1
+    if p.on_event is not None:
+        p.on_event("vm-exit", p, (reason, qualification))
+    save_guest(p, vmcs)
+    leave_guest(p, vmcs)
+
+
+def current_vmcs(p: "Processor") -> Vmcs:
+    """Return the current VMCS (there is one in non-root operation)."""
+    vmcs = p.vmx.current
+    assert vmcs is not None
+    return vmcs
+
+
+def _record_vectoring(vmcs: Vmcs, during: Event | None) -> None:
+    """SDM 3C, "Information for VM Exits During Event Delivery"."""
+    if during is None:
+        vmcs.write(f.IDT_VECTORING_INFORMATION, 0)
+        return
+    vmcs.write(f.IDT_VECTORING_INFORMATION, during.information)
+    if during.error_code is not None:
+        vmcs.write(f.IDT_VECTORING_ERROR_CODE, during.error_code)
+    if during.is_software:
+        vmcs.write(f.EXIT_INSTRUCTION_LENGTH, during.length)
+
+
+def exit_for_event(p: "Processor", event: Event, during: Event | None) -> None:
+    """Cause the VM exit of an exception or NMI: SDM 3C, "Information for VM Exits Due to
+    Vectored Events".
+    """
+    vmcs = current_vmcs(p)
+    information = event.information
+    if event.error_code is not None:
+        vmcs.write(f.EXIT_INTERRUPTION_ERROR_CODE, event.error_code)
+    elif not p.state.cr0 & _PE and event.vector in HAS_ERROR_CODE:
+        information &= ~(1 << 11)
+    vmcs.write(f.EXIT_INTERRUPTION_INFORMATION, information)
+    if event.is_software:
+        vmcs.write(f.EXIT_INSTRUCTION_LENGTH, event.length)
+    is_hardware = event.kind is EventKind.HARDWARE
+    qualification = event.payload if is_hardware and event.vector in (Vector.PF, Vector.DB) else 0
+    exit_to_host(p, ExitReason.EXCEPTION_OR_NMI, qualification, during=during)
+
+
+def exit_for_interrupt(p: "Processor") -> None:
+    """Cause the VM exit of an external interrupt, acknowledging it where the control says so."""
+    assert p.guest is not None
+    information = 0
+    if p.guest.exit & Exit.ACKNOWLEDGE_INTERRUPT_ON_EXIT:
+        vector = p.apic.acknowledge()
+        information = Event(EventKind.EXTERNAL, vector).information if vector is not None else 0
+    current_vmcs(p).write(f.EXIT_INTERRUPTION_INFORMATION, information)
+    exit_to_host(p, ExitReason.EXTERNAL_INTERRUPT)
+
+
+def exit_for_translation(p: "Processor", fault: Fault, during: Event | None) -> None:
+    """Cause the VM exit of an EPT violation, EPT misconfiguration or full modification log."""
+    vmcs = current_vmcs(p)
+    length = p.instruction_length() if during is None else None
+    if isinstance(fault, PmlFull):
+        exit_to_host(p, ExitReason.PML_FULL, during=during)
+        return
+    assert isinstance(fault, EptViolation | EptMisconfiguration)
+    vmcs.write(f.GUEST_PHYSICAL_ADDRESS, fault.gpa)
+    if fault.address is not None:
+        vmcs.write(f.GUEST_LINEAR_ADDRESS, fault.address)
+    if isinstance(fault, EptViolation):
+        exit_to_host(p, ExitReason.EPT_VIOLATION, fault.qualification, length=length, during=during)
+    else:
+        exit_to_host(p, ExitReason.EPT_MISCONFIGURATION, length=length, during=during)
+
+
+def exit_for_apic_access(p: "Processor", fault: ApicAccess, during: Event | None) -> None:
+    """Cause an APIC-access VM exit: SDM 3C, "Exit Qualification for APIC-Access VM Exits"."""
+    kind = 3 if during is not None else fault.kind
+    length = p.instruction_length() if during is None else None
+    exit_to_host(p, ExitReason.APIC_ACCESS, fault.offset | kind << 12, length=length, during=during)
+
+
+# Saving the guest
+
+
+def save_guest(p: "Processor", vmcs: Vmcs) -> None:
+    """SDM 3C, "Saving Guest State"."""
+    state, slots, guest = p.state, vmcs.slots, p.guest
+    assert guest is not None
+    controls = guest.exit
+    slots[f.GUEST_CR0.slot] = state.cr0
+    slots[f.GUEST_CR3.slot] = state.cr3
+    slots[f.GUEST_CR4.slot] = state.cr4
+    slots[f.GUEST_RSP.slot] = state.gpr[4]
+    slots[f.GUEST_RIP.slot] = state.rip
+    slots[f.GUEST_RFLAGS.slot] = state.rflags
+    words = state.words
+    slots[f.GUEST_SYSENTER_CS.slot] = words[_SYSENTER_CS] & 0xFFFF_FFFF
+    slots[f.GUEST_SYSENTER_ESP.slot] = words[_SYSENTER_ESP]
+    slots[f.GUEST_SYSENTER_EIP.slot] = words[_SYSENTER_EIP]
+    if controls & Exit.SAVE_DEBUG_CONTROLS:
+        slots[f.GUEST_DR7.slot] = p.dr[7]
+        slots[f.GUEST_DEBUGCTL.slot] = p.msrs.debugctl
+    if controls & Exit.SAVE_PAT:
+        slots[f.GUEST_PAT.slot] = p.msrs.pat
+    if controls & Exit.SAVE_EFER:
+        slots[f.GUEST_EFER.slot] = state.efer
+    for index, selector, base, limit, access in SEGMENT_FIELDS:
+        segment = state.segment(index)
+        slots[selector] = segment.selector
+        slots[base] = segment.base
+        slots[limit] = segment.limit
+        slots[access] = segment.access
+    # The DPL of SS is the CPL, even where SS is unusable.
+    stack = f.GUEST_SS_ACCESS_RIGHTS.slot
+    slots[stack] = slots[stack] & ~0x60 | state.cpl << 5
+    slots[f.GUEST_GDTR_BASE.slot], slots[f.GUEST_GDTR_LIMIT.slot] = state.table(SegmentIndex.GDTR)
+    slots[f.GUEST_IDTR_BASE.slot], slots[f.GUEST_IDTR_LIMIT.slot] = state.table(SegmentIndex.IDTR)
+    _save_non_register_state(p, vmcs)
+    if guest.ept is not None:
+        for slot, entry in zip(PDPTE_SLOTS, p.mmu.pdptes, strict=True):
+            slots[slot] = entry
+    # "VM-entry IA-32e mode guest" follows IA32_EFER.LMA at the exit.
+    entry = vmcs.read(f.ENTRY_CONTROLS) & ~(1 << 9)
+    vmcs.write(f.ENTRY_CONTROLS, entry | (1 << 9 if state.efer & _LMA else 0))
+    # "The valid bit of the VM-entry interruption-information field is cleared."
+    vmcs.write(
+        f.ENTRY_INTERRUPTION_INFORMATION,
+        vmcs.read(f.ENTRY_INTERRUPTION_INFORMATION) & ~_VECTORING_VALID,
+    )
+
+
+def _save_non_register_state(p: "Processor", vmcs: Vmcs) -> None:
+    state, guest = p.state, p.guest
+    assert guest is not None
+    interruptibility = 0
+    if state.in_shadow:
+        interruptibility |= 1 if p.sti_blocked else 2
+    if p.nmi_blocked:
+        interruptibility |= 8
+    vmcs.write(f.GUEST_INTERRUPTIBILITY, interruptibility)
+    vmcs.write(f.GUEST_ACTIVITY, p.activity)
+    vmcs.write(f.GUEST_PENDING_DEBUG, p.pending.debug)
+    p.pending.debug = 0
+    if guest.exit & Exit.SAVE_PREEMPTION_TIMER and p.timer_deadline is not None:
+        shift = p.profile.misc.preemption_timer_shift
+        vmcs.write(f.PREEMPTION_TIMER_VALUE, max(0, p.timer_deadline - p.read_tsc()) >> shift)
+    if p.mmu.pml is not None:
+        vmcs.write(f.PML_INDEX, p.mmu.pml.index)
+
+
+# Loading the host
+
+
+def leave_guest(p: "Processor", vmcs: Vmcs) -> None:
+    """Store and load the MSR lists, drop what must go, and load the host state."""
+    guest = p.guest
+    assert guest is not None
+    if not store_msrs(p, vmcs):
+        vmx_abort(p, VmxAbort.SAVING_GUEST_MSRS)
+        return
+    was_nmi = (
+        vmcs.read(f.EXIT_REASON) == ExitReason.EXCEPTION_OR_NMI
+        and vmcs.read(f.EXIT_INTERRUPTION_INFORMATION) >> 8 & 7 == EventKind.NMI
+    )
+    p.nmi_blocked = was_nmi or (p.nmi_blocked and not guest.pin & PinBased.VIRTUAL_NMIS)
+    enter_host(p, vmcs, guest.exit)
+
+
+def enter_host(p: "Processor", vmcs: Vmcs, controls: int) -> None:
+    """Enter root operation with the host state of ``vmcs`` (also after a failed entry)."""
+    guest, p.guest = p.guest, None
+    p.timer_deadline = None
+    p.mmu.pml = None
+    p.activity = Activity.ACTIVE
+    p.pending.monitor_trap = False
+    p.attention = True
+    if guest is not None and not guest.secondary & Secondary.ENABLE_VPID:
+        # "VM exits ... invalidate linear mappings and combined mappings associated with
+        # VPID 0000H" unless VPIDs are in use.
+        p.tlb.flush_vpid(0, "VM exit")
+    if p.root is None:
+        load_host(p, vmcs, controls)
+        if load_msrs(p, vmcs, f.EXIT_MSR_LOAD_ADDRESS, f.EXIT_MSR_LOAD_COUNT) is not None:
+            vmx_abort(p, VmxAbort.LOADING_HOST_MSRS)
+            return
+    update_intercepts(p)
+    sync_mmu(p)
+
+
+def load_host(p: "Processor", vmcs: Vmcs, controls: int) -> None:
+    """SDM 3C, "Loading Host State"."""
+    state = p.state
+    read = vmcs.read
+    is_long = bool(controls & Exit.HOST_ADDRESS_SPACE_SIZE)
+    state.cr0 = read(f.HOST_CR0) & ~_CR0_KEPT | state.cr0 & _CR0_KEPT
+    state.cr3 = read(f.HOST_CR3)
+    cr4 = read(f.HOST_CR4)
+    state.cr4 = cr4 | _PAE if is_long else cr4 & ~_PCIDE
+    p.dr[7] = 0x400
+    p.msrs.write(IA32_DEBUGCTL, 0)
+    words = state.words
+    words[_SYSENTER_CS] = read(f.HOST_SYSENTER_CS)
+    words[_SYSENTER_ESP] = read(f.HOST_SYSENTER_ESP)
+    words[_SYSENTER_EIP] = read(f.HOST_SYSENTER_EIP)
+    if controls & Exit.LOAD_EFER:
+        state.efer = read(f.HOST_EFER)
+    else:
+        efer = state.efer & ~(_LMA | _LME)
+        state.efer = efer | (_LMA | _LME if is_long else 0)
+    if controls & Exit.LOAD_PAT:
+        p.msrs.pat = read(f.HOST_PAT)
+    if controls & Exit.LOAD_PERF_GLOBAL_CTRL:
+        p.msrs.perf_global_ctrl = read(f.HOST_PERF_GLOBAL_CTRL)
+    _load_host_segments(p, vmcs, is_long=is_long)
+    state.gpr[4], state.rip = read(f.HOST_RSP), read(f.HOST_RIP)
+    state.rflags = 2
+    state.in_shadow = False
+    state.update_mode(0)
+    if is_pae_paging(state.cr0, state.cr4, state.efer):
+        address = state.cr3 & 0xFFFF_FFE0
+        entries = tuple(p.memory.load(address + 8 * n, 8) for n in range(4))
+        if not are_pdptes_valid(entries, p.maxphyaddr):
+            vmx_abort(p, VmxAbort.HOST_PDPTE_CHECK)
+            return
+        p.mmu.pdptes = entries
+
+
+def _load_host_segments(p: "Processor", vmcs: Vmcs, *, is_long: bool) -> None:
+    """Load selectors; bases, limits and access rights are what the manual fixes."""
+    state, read = p.state, vmcs.read
+    code = 0xA09B if is_long else 0xC09B
+    state.set_segment(SegmentIndex.CS, Segment(read(f.HOST_CS_SELECTOR), 0, 0xFFFF_FFFF, code))
+    data = (
+        (SegmentIndex.SS, f.HOST_SS_SELECTOR, None),
+        (SegmentIndex.DS, f.HOST_DS_SELECTOR, None),
+        (SegmentIndex.ES, f.HOST_ES_SELECTOR, None),
+        (SegmentIndex.FS, f.HOST_FS_SELECTOR, f.HOST_FS_BASE),
+        (SegmentIndex.GS, f.HOST_GS_SELECTOR, f.HOST_GS_BASE),
+    )
+    for index, selector_field, base_field in data:
+        selector = read(selector_field)
+        base = read(base_field) if base_field is not None else 0
+        access = 0xC093 if selector else UNUSABLE | 0xC093
+        state.set_segment(index, Segment(selector, base, 0xFFFF_FFFF, access))
+    state.set_segment(SegmentIndex.LDTR, Segment(0, 0, 0, UNUSABLE))
+    state.set_segment(
+        SegmentIndex.TR, Segment(read(f.HOST_TR_SELECTOR), read(f.HOST_TR_BASE), 0x67, 0x8B)
+    )
+    state.set_table(SegmentIndex.GDTR, read(f.HOST_GDTR_BASE), 0xFFFF)
+    state.set_table(SegmentIndex.IDTR, read(f.HOST_IDTR_BASE), 0xFFFF)
+
+
+# MSR lists
+
+_NEVER_LOADED = frozenset({0xC000_0100, 0xC000_0101, 0x9B})
+
+
+def load_msrs(p: "Processor", vmcs: Vmcs, address: f.VmcsField, count: f.VmcsField) -> int | None:
+    """Load MSRs from a list; return the number (from 1) of the entry that fails, or None.
+
+    SDM 3C, "Loading MSRs".
+    """
+    place = vmcs.read(address)
+    for number in range(vmcs.read(count)):
+        entry = p.memory.read(place + 16 * number, 16)
+        index = int.from_bytes(entry[:4], "little")
+        reserved = int.from_bytes(entry[4:8], "little")
+        value = int.from_bytes(entry[8:], "little")
+        if reserved or index in _NEVER_LOADED or index >> 8 == 8:
+            return number + 1
+        if not p.msrs.write(index, value):
+            return number + 1
+        if index in (IA32_EFER, IA32_PAT):
+            p.state.update_mode()
+    return None
+
+
+def store_msrs(p: "Processor", vmcs: Vmcs) -> bool:
+    """SDM 3C, "Saving MSRs"; False is a VMX abort."""
+    place = vmcs.read(f.EXIT_MSR_STORE_ADDRESS)
+    for number in range(vmcs.read(f.EXIT_MSR_STORE_COUNT)):
+        entry = p.memory.read(place + 16 * number, 8)
+        index = int.from_bytes(entry[:4], "little")
+        if int.from_bytes(entry[4:], "little") or index == 0x9E or index >> 8 == 8:
+            return False
+        value = p.msrs.read(index)
+        if value is None:
+            return False
+        p.memory.write(place + 16 * number + 8, value.to_bytes(8, "little"))
+    return True

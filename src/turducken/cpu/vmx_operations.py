@@ -1,0 +1,124 @@
+"""VMX operations that need the whole processor: what the instructions and root software share."""
+
+from typing import TYPE_CHECKING
+
+from turducken.cpu.control_registers import sync_mmu
+from turducken.cpu.guest_controls import (
+    GuestControls,
+    Primary,
+    Secondary,
+    ept_setup,
+    read_controls,
+)
+from turducken.cpu.surroundings import Activity
+from turducken.paging import entries as e
+from turducken.vmx import vmcs_fields as f
+from turducken.vmx.instructions import (
+    INVEPT_SINGLE_CONTEXT,
+    INVVPID_ALL_CONTEXTS,
+    INVVPID_INDIVIDUAL_ADDRESS,
+    INVVPID_SINGLE_CONTEXT,
+    VmResult,
+)
+from turducken.vmx.interface import VmStatus
+from turducken.vmx.vmcs import Vmcs
+
+if TYPE_CHECKING:
+    from turducken.cpu.processor import Processor
+
+
+def invalidate_ept(p: "Processor", kind: int, eptp: int, reserved: int = 0) -> VmResult:
+    """INVEPT: check its operands and drop mappings."""
+    result = p.vmx.check_invept(kind, eptp, reserved)
+    if result.status is not VmStatus.SUCCEED:
+        return result
+    if p.on_event is not None:
+        p.on_event("invept", p, (kind, eptp))
+    if kind == INVEPT_SINGLE_CONTEXT:
+        p.tlb.invept_single(eptp & e.EP4TA_MASK)
+    else:
+        p.tlb.invept_all()
+    return result
+
+
+def invalidate_vpid(p: "Processor", kind: int, descriptor: int, address: int) -> VmResult:
+    """INVVPID: check its operands and drop mappings."""
+    result = p.vmx.check_invvpid(kind, descriptor, address)
+    if result.status is not VmStatus.SUCCEED:
+        return result
+    if p.on_event is not None:
+        p.on_event("invvpid", p, (kind, descriptor, address))
+    vpid = descriptor & 0xFFFF
+    if kind == INVVPID_INDIVIDUAL_ADDRESS:
+        p.tlb.invvpid_address(vpid, address & (1 << 57) - 1)
+    elif kind == INVVPID_SINGLE_CONTEXT:
+        p.tlb.flush_vpid(vpid, "INVVPID")
+    elif kind == INVVPID_ALL_CONTEXTS:
+        p.tlb.invvpid_all()
+    else:
+        p.tlb.invvpid_retaining_globals(vpid)
+    return result
+
+
+def controls_of(p: "Processor", vmcs: Vmcs) -> GuestControls:
+    """Return the controls of ``vmcs``, read again only where its control fields have changed."""
+    key = (vmcs.region, vmcs.pack(f.CONTROL_SLOTS))
+    cached = p.controls_cache.get(vmcs.region)
+    if cached is not None and cached[0] == key[1]:
+        return cached[1]
+    controls = read_controls(vmcs, p.memory, p.ept_features)
+    if len(p.controls_cache) >= _CACHED_CONTROLS:
+        p.controls_cache.clear()
+    p.controls_cache[vmcs.region] = (key[1], controls)
+    return controls
+
+
+_CACHED_CONTROLS = 64
+
+
+def switch_ept(p: "Processor", eptp: int) -> None:
+    """VMFUNC 0: use another EPT from now on. No mapping is dropped: the tags differ."""
+    assert p.guest is not None
+    p.controls_cache.clear()
+    p.guest.ept = ept_setup(eptp, p.ept_features)
+    sync_mmu(p)
+
+
+_DESCRIPTOR_TABLES = 0xFF << 6
+_IRET = 1 << 20
+
+
+def update_intercepts(p: "Processor") -> None:
+    """Trap descriptor-table accesses and IRET only where somebody wants to know."""
+    intercepts = p.state.intercepts & ~(_DESCRIPTOR_TABLES | _IRET)
+    guest = p.guest
+    if guest is not None and guest.has_secondary(Secondary.DESCRIPTOR_TABLE_EXITING):
+        intercepts |= _DESCRIPTOR_TABLES
+    if p.nmi_blocked:
+        intercepts |= _IRET
+    p.state.intercepts = intercepts
+
+
+def vmx_abort(p: "Processor", indicator: int) -> None:
+    """SDM 3C, "VMX Aborts": note why in the VMCS and stop for good."""
+    if p.vmx.current is not None:
+        p.vmx.current.set_abort(indicator)
+    p.guest = None
+    p.activity = Activity.SHUTDOWN
+    p.is_aborted = True
+
+
+def pause_loop_exits(p: "Processor") -> bool:
+    """Tell whether this PAUSE is one too many: SDM 3C, "Changes to Instruction Behavior ..."."""
+    guest = p.guest
+    assert guest is not None
+    if p.state.cpl or guest.has_primary(Primary.PAUSE_EXITING):
+        return False
+    vmcs = p.vmx.current
+    assert vmcs is not None
+    now = p.read_tsc()
+    first, last = p.pause_loop
+    if now - last > vmcs.read(f.PLE_GAP):
+        first = now
+    p.pause_loop = (first, now)
+    return now - first > vmcs.read(f.PLE_WINDOW)

@@ -1,0 +1,242 @@
+"""The machine: processors, RAM and devices, sharing one count of time.
+
+Time is counted in instructions: each one takes 10 ns, whoever executes it, and some operations take
+more (a port access takes a microsecond, as on real hardware). Processors take turns, in an order and
+for lengths that the schedule fixes, so the same inputs give the same run.
+"""
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+
+from turducken.cpu.intercepts import HANDLERS
+from turducken.cpu.processor import Parts, Processor
+from turducken.cpu.surroundings import Activity
+from turducken.devices.chipset import Chipset, Outputs
+from turducken.devices.clock import Clock
+from turducken.devices.cmos import MemorySizes
+from turducken.devices.mtrr import Mtrrs
+from turducken.machine.code_pages import CodePages
+from turducken.memory import PhysicalMemory
+from turducken.memory.physical import LOW_LIMIT
+from turducken.mmu.policy import make_policy
+from turducken.vmx.capabilities import Capabilities
+from turducken.vmx.profile import Profile
+
+NANOSECONDS_PER_INSTRUCTION = 10
+PORT_NANOSECONDS = 1000
+MMIO_NANOSECONDS = 100
+
+
+class Outcome(Enum):
+    """How a run ended."""
+
+    GUEST_EXIT = "guest-exit"
+    UNTIL = "until"
+    FAIL_ON = "fail-on"
+    TRIPLE_FAULT = "triple-fault"
+    HALTED = "halted"
+    LIMIT = "limit"
+
+
+@dataclass(frozen=True, slots=True)
+class MachineOptions:
+    """What a machine is made of. ``memory`` in bytes; ``quantum`` in instructions per turn."""
+
+    profile: Profile
+    memory: int = 256 << 20
+    cpus: int = 1
+    tlb: str = "keep"
+    seed: int = 0
+    quantum: int = 10_000
+    native: bool = True
+
+
+@dataclass(slots=True)
+class Stop:
+    """Why the run is over, once it is."""
+
+    outcome: Outcome | None = None
+    code: int = 0
+
+
+class Machine:
+    """An emulated multi-processor PC. ``on_console`` receives every byte that COM1 transmits."""
+
+    def __init__(
+        self, options: MachineOptions, on_console: Callable[[int], None] | None = None
+    ) -> None:
+        self.options = options
+        self.memory = PhysicalMemory(options.memory)
+        self.clock = Clock()
+        self.stop = Stop()
+        self.unclaimed: list[tuple[str, int, int, int]] = []
+        self.capabilities = Capabilities.from_profile(options.profile)
+        self._running: Processor | None = None
+        self._started_at = self._turn_began = 0
+        self._random = random.Random(options.seed)
+        self._limit: int | None = None
+        self.mtrrs = [
+            Mtrrs(maxphyaddr=options.profile.cpu.physical_address_bits) for _ in range(options.cpus)
+        ]
+        self.processors = [self._make_processor(index) for index in range(options.cpus)]
+        self.chipset = self._make_chipset(on_console)
+        for processor, apic in zip(self.processors, self.chipset.apics, strict=True):
+            processor.apic = apic
+            processor.handlers = HANDLERS
+        self.code_pages = CodePages(self.memory, [one.engine for one in self.processors])
+        if options.cpus > 1:
+            for processor in self.processors:
+                processor.code_watch = self.code_pages.touch
+        else:
+            self.processors[0].code_watch = self.code_pages.touch_alone
+
+    def _make_processor(self, index: int) -> Processor:
+        options = self.options
+        parts = Parts(
+            memory=self.memory,
+            profile=options.profile,
+            capabilities=self.capabilities,
+            platform=self,
+            mtrrs=self.mtrrs[index],
+            policy=make_policy(options.tlb, options.seed, index),
+            native=options.native,
+        )
+        return Processor(index, options.cpus, parts)
+
+    def _make_chipset(self, on_console: Callable[[int], None] | None) -> Chipset:
+        low = min(self.memory.size, LOW_LIMIT)
+        outputs = Outputs(
+            console=on_console or (lambda _byte: None),
+            debug_exit=self._on_debug_exit,
+            power_off=lambda: self.end(Outcome.GUEST_EXIT, 0),
+            reset=lambda: self.end(Outcome.TRIPLE_FAULT, 0),
+            unclaimed=self._on_unclaimed,
+        )
+        sizes = MemorySizes(low=low, high=self.memory.size - low)
+        return Chipset(self.memory, sizes, self.clock, self.processors, outputs=outputs)
+
+    def _on_unclaimed(self, kind: object, address: int, size: int, value: int) -> None:
+        self.unclaimed.append((str(kind), address, size, value))
+
+    def _on_debug_exit(self, value: int) -> None:
+        self.end(Outcome.GUEST_EXIT, value)
+
+    def end(self, outcome: Outcome, code: int = 0) -> None:
+        """End the run after the current instruction."""
+        if self.stop.outcome is None:
+            self.stop.outcome, self.stop.code = outcome, code
+        if self._running is not None:
+            self._running.yielded = True
+            self._running.engine.request_stop()
+
+    # Time (`Platform`)
+
+    ticks_per_instruction = NANOSECONDS_PER_INSTRUCTION
+
+    @property
+    def now(self) -> int:
+        """Guest time in nanoseconds, the running processor's turn included."""
+        running = self._running
+        if running is None:
+            return self.clock.now
+        executed = running.engine.instructions - self._started_at
+        return max(self.clock.now, self._turn_began + executed * NANOSECONDS_PER_INSTRUCTION)
+
+    def tsc(self, processor: int) -> int:
+        """Return the time-stamp counter: 1 GHz, the same on every processor."""
+        return self.now
+
+    def spend(self, processor: int, nanoseconds: int) -> None:
+        """Let time pass beyond the instructions'."""
+        self._turn_began += nanoseconds
+        self.clock.advance_to(self.now)
+
+    # Accesses (`Platform`)
+
+    def port_in(self, processor: int, port: int, size: int) -> int:
+        """IN."""
+        self.spend(processor, PORT_NANOSECONDS)
+        return self.chipset.ports.read(port, size)
+
+    def port_out(self, processor: int, port: int, size: int, value: int) -> None:
+        """OUT."""
+        self.spend(processor, PORT_NANOSECONDS)
+        self.chipset.ports.write(port, size, value)
+
+    def mmio_read(self, processor: int, address: int, size: int) -> int:
+        """Read device memory."""
+        self.spend(processor, MMIO_NANOSECONDS)
+        return self.chipset.mmio_of(processor).read(address, size)
+
+    def mmio_write(self, processor: int, address: int, size: int, value: int) -> None:
+        """Write device memory."""
+        self.spend(processor, MMIO_NANOSECONDS)
+        self.chipset.mmio_of(processor).write(address, size, value)
+
+    # Running
+
+    @property
+    def instructions(self) -> int:
+        """Instructions executed by all processors so far."""
+        return sum(one.engine.executed for one in self.processors)
+
+    def run(self, max_instructions: int | None = None) -> Outcome:
+        """Run until something ends the run; return why."""
+        self._limit = None if max_instructions is None else self.instructions + max_instructions
+        while self.stop.outcome is None:
+            self.turn()
+        return self.stop.outcome
+
+    def turn(self) -> None:
+        """Give every processor one turn; skip time while all are idle."""
+        busy = False
+        for processor in self._order():
+            if processor.is_idle:
+                continue
+            busy = True
+            self._give_turn(processor)
+            if self.stop.outcome is not None:
+                return
+        if not busy:
+            self._skip_idle_time()
+        elif self._limit is not None and self.instructions >= self._limit:
+            self.end(Outcome.LIMIT)
+
+    def _order(self) -> list[Processor]:
+        if not self.options.seed or len(self.processors) == 1:
+            return self.processors
+        order = list(self.processors)
+        self._random.shuffle(order)
+        return order
+
+    def _quantum(self) -> int:
+        quantum = self.options.quantum
+        if self.options.seed and len(self.processors) > 1:
+            quantum = self._random.randint(1, quantum)
+        deadline = self.clock.next_deadline()
+        if deadline is not None:
+            left = max(0, deadline - self.clock.now) // NANOSECONDS_PER_INSTRUCTION
+            quantum = min(quantum, left + 1)
+        return quantum
+
+    def _give_turn(self, processor: Processor) -> None:
+        self._running = processor
+        self._started_at = processor.engine.executed
+        self._turn_began = self.clock.now
+        processor.run(self._quantum())
+        now = self.now
+        self._running = None
+        self.clock.advance_to(now)
+        if processor.activity is Activity.SHUTDOWN and processor.guest is None:
+            self.end(Outcome.TRIPLE_FAULT)
+
+    def _skip_idle_time(self) -> None:
+        deadline = self.clock.next_deadline()
+        if deadline is None:
+            self.end(Outcome.HALTED)
+            return
+        self.clock.advance_to(deadline)
+        if all(one.is_idle and not one.can_wake for one in self.processors):
+            self.end(Outcome.HALTED)
