@@ -1,0 +1,80 @@
+"""Putting into memory what a BIOS leaves there."""
+
+from dataclasses import dataclass
+
+from turducken.machine.firmware import bios_area, mp_table
+from turducken.machine.firmware.acpi import build_acpi
+from turducken.machine.firmware.memory_map import (
+    BIOS_BASE,
+    EBDA_BASE,
+    TABLES_BASE,
+    MemoryMap,
+    pc_memory_map,
+)
+from turducken.memory import Memory
+
+MOST_PROCESSORS = 255
+"""APIC IDs 0 to 254: all that a machine without interrupt remapping can address in xAPIC mode."""
+
+_RSDP_ADDRESS = BIOS_BASE + 0x100
+_EBDA_RSDP_ADDRESS = EBDA_BASE + 0x10
+_MP_POINTER_ADDRESS = BIOS_BASE + 0x200
+_MP_TABLE_ADDRESS = BIOS_BASE + 0x400
+
+_SIMPLE_IDS = 15
+
+
+@dataclass(frozen=True, slots=True)
+class FirmwareOptions:
+    """What the tables describe; the signature and features are CPUID.01H's EAX and EDX."""
+
+    processors: int = 1
+    ram_size: int = 0
+    cpu_signature: int = 0x0005_06E3
+    cpu_features: int = 0x0F8B_FBFF
+
+
+@dataclass(frozen=True, slots=True)
+class Firmware:
+    """What was left in memory, and where."""
+
+    memory_map: MemoryMap
+    rsdp: bytes
+    rsdp_address: int
+    io_apic_id: int
+
+
+def io_apic_id(processors: int) -> int:
+    """Return the I/O APIC's ID: the first that no processor has, where four bits can hold it."""
+    return processors if processors < _SIMPLE_IDS else 0
+
+
+def install_firmware(memory: Memory, options: FirmwareOptions) -> Firmware:
+    """Write vectors, data areas, ACPI and MP tables for a PC of 1 to 255 processors.
+
+    Raises ValueError for a number of processors or a size of RAM that no such PC has.
+    """
+    processors = options.processors
+    if not 1 <= processors <= MOST_PROCESSORS:
+        raise ValueError(f"{processors} processors: a PC has 1 to {MOST_PROCESSORS}")
+    memory_map = pc_memory_map(options.ram_size)
+    apic_id = io_apic_id(processors)
+    _write_bios_area(memory)
+    acpi = build_acpi(TABLES_BASE, processors, apic_id)
+    memory.write(TABLES_BASE, acpi.image)
+    memory.write(_RSDP_ADDRESS, acpi.rsdp)
+    memory.write(_EBDA_RSDP_ADDRESS, acpi.rsdp)
+    table = mp_table.configuration_table(
+        processors, apic_id, options.cpu_signature, options.cpu_features
+    )
+    memory.write(_MP_TABLE_ADDRESS, table)
+    memory.write(_MP_POINTER_ADDRESS, mp_table.floating_pointer(_MP_TABLE_ADDRESS))
+    return Firmware(memory_map, acpi.rsdp, _RSDP_ADDRESS, apic_id)
+
+
+def _write_bios_area(memory: Memory) -> None:
+    memory.write(0, bios_area.interrupt_vectors())
+    memory.write(bios_area.BDA_BASE, bios_area.bios_data_area())
+    memory.write(EBDA_BASE, bios_area.extended_bios_data_area())
+    for address, content in bios_area.code_pieces():
+        memory.write(address, content)
