@@ -42,10 +42,15 @@ class Outcome(Enum):
 
 @dataclass(frozen=True, slots=True)
 class MachineOptions:
-    """What a machine is made of. ``memory`` in bytes; ``quantum`` in instructions per turn."""
+    """What a machine is made of.
+
+    ``memory`` is RAM in bytes; CMOS and fw_cfg do not tell of the last ``concealed`` bytes of it.
+    ``quantum`` is in instructions per turn.
+    """
 
     profile: Profile
     memory: int = 256 << 20
+    concealed: int = 0
     cpus: int = 1
     tlb: str = "keep"
     seed: int = 0
@@ -106,7 +111,8 @@ class Machine:
         return Processor(index, options.cpus, parts)
 
     def _make_chipset(self, on_console: Callable[[int], None] | None) -> Chipset:
-        low = min(self.memory.size, LOW_LIMIT)
+        told = self.memory.size - self.options.concealed
+        low = min(told, LOW_LIMIT)
         outputs = Outputs(
             console=on_console or (lambda _byte: None),
             debug_exit=self._on_debug_exit,
@@ -114,7 +120,7 @@ class Machine:
             reset=lambda: self.end(Outcome.TRIPLE_FAULT, 0),
             unclaimed=self._on_unclaimed,
         )
-        sizes = MemorySizes(low=low, high=self.memory.size - low)
+        sizes = MemorySizes(low=low, high=told - low)
         return Chipset(self.memory, sizes, self.clock, self.processors, outputs=outputs)
 
     def _on_unclaimed(self, kind: object, address: int, size: int, value: int) -> None:
