@@ -1,6 +1,6 @@
 """The pair of 8259A interrupt controllers: 8259A data sheet."""
 
-from collections.abc import Callable
+from turducken.devices.lines import LineDriver, unconnected
 
 MASTER_PORT = 0x20
 SLAVE_PORT = 0xA0
@@ -208,10 +208,6 @@ class _Controller:
             self._lowest = number
 
 
-def _ignore_output(*, level: bool) -> None:
-    """Drive an output that leads nowhere."""
-
-
 class PicPair:
     """Master and slave 8259A with the edge/level control registers.
 
@@ -227,7 +223,7 @@ class PicPair:
     _ELCR_WRITABLE = (0xF8, 0xDE)
     """IRQ 0, 1, 2, 8 and 13 are always edge-triggered."""
 
-    def __init__(self, output: Callable[..., None] = _ignore_output) -> None:
+    def __init__(self, output: LineDriver = unconnected) -> None:
         self._master = _Controller(is_master=True)
         self._slave = _Controller(is_master=False)
         self._pair = (self._master, self._slave)

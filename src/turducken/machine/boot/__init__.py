@@ -2,7 +2,7 @@
 
 from turducken.machine.boot.elf import Segment
 from turducken.machine.boot.errors import ImageError
-from turducken.machine.boot.image import BootImage, load_image, parse_image
+from turducken.machine.boot.image import BootImage, load_image, load_module, parse_image
 from turducken.machine.boot.loader import BootRequest, boot
 from turducken.machine.boot.state import BootState, Module, PlacedModule
 from turducken.machine.boot.symbols import Symbol, Symbols
@@ -19,5 +19,6 @@ __all__ = [
     "Symbols",
     "boot",
     "load_image",
+    "load_module",
     "parse_image",
 ]

@@ -8,6 +8,7 @@ from turducken.machine.boot.container import read_file, unpack
 from turducken.machine.boot.elf import ELF_MAGIC, ElfImage, Segment
 from turducken.machine.boot.errors import ImageError
 from turducken.machine.boot.headers import Header, LoadAddresses, find_header
+from turducken.machine.boot.state import Module
 from turducken.machine.boot.symbols import Symbols
 
 _ENTRY_LIMIT = 4 * GIB
@@ -47,6 +48,11 @@ class BootImage:
 def load_image(path: Path | str, version: int | None = None) -> BootImage:
     """Read a Multiboot image from a file; see `parse_image`."""
     return parse_image(read_file(path), Path(path).name, version)
+
+
+def load_module(path: Path | str, text: str = "") -> Module:
+    """Read a module from a file, as it is; ImageError where it cannot be read."""
+    return Module(Path(path).name, read_file(path), text)
 
 
 def parse_image(data: bytes, name: str, version: int | None = None) -> BootImage:

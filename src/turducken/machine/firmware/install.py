@@ -28,8 +28,9 @@ _SIMPLE_IDS = 15
 class FirmwareOptions:
     """What the tables describe; the signature and features are CPUID.01H's EAX and EDX."""
 
+    ram_size: int
+    """In bytes."""
     processors: int = 1
-    ram_size: int = 0
     cpu_signature: int = 0x0005_06E3
     cpu_features: int = 0x0F8B_FBFF
 

@@ -64,8 +64,8 @@ def set_up_chipset(chipset: Chipset, io_apic_id: int) -> None:
 
     The timer runs at 18.2 interrupts a second, and its line is open in the 8259 pair.
     """
-    _set_up_pics(chipset.ports)
     _set_up_timer(chipset.ports)
+    _set_up_pics(chipset.ports)  # after the timer: this forgets the edge that its set-up gave
     _set_io_apic_id(chipset.io_apic, io_apic_id)
     set_virtual_wire(chipset.apics[0])
     chipset.vga.clear()
