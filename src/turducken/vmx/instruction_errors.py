@@ -4,7 +4,11 @@ from enum import IntEnum
 
 
 class InstructionError(IntEnum):
-    """What VMfailValid writes to the VM-instruction error field."""
+    """What VMfailValid writes to the VM-instruction error field.
+
+    16 to 20 and 22 to 25 belong to the dual-monitor treatment of SMIs and SMM, which is not
+    modelled: they never happen.
+    """
 
     VMCALL_IN_ROOT = 1
     VMCLEAR_INVALID_ADDRESS = 2
