@@ -303,7 +303,8 @@ class Checker:
 
 def _which(ranges: RangeTable, mask: int, others: int) -> Bools:
     """Return which ranges have the right ``mask`` and none of ``others``."""
-    return np.equal(ranges.attributes & np.uint32(mask | others), np.uint32(mask))
+    wanted: Bools = ranges.attributes & np.uint32(mask | others) == np.uint32(mask)
+    return wanted
 
 
 def _target_union(ranges: RangeTable) -> RangeTable:
