@@ -1,0 +1,25 @@
+"""Whole systems: the only place that assembles machine, firmware, image and hypervisor."""
+
+from turducken.machine.machine import Outcome
+from turducken.system.assembly import Stops, System
+from turducken.system.errors import SetupError
+from turducken.system.images import DEFAULT_IMAGE, find_image, shipped_images
+from turducken.system.options import Mode, SystemOptions, parse_size
+from turducken.system.result import ProcessorResult, Result, TlbTotals, Unclaimed
+
+__all__ = [
+    "DEFAULT_IMAGE",
+    "Mode",
+    "Outcome",
+    "ProcessorResult",
+    "Result",
+    "SetupError",
+    "Stops",
+    "System",
+    "SystemOptions",
+    "TlbTotals",
+    "Unclaimed",
+    "find_image",
+    "parse_size",
+    "shipped_images",
+]

@@ -1,0 +1,185 @@
+"""A whole system: machine, firmware, image and, in nested mode, our hypervisor underneath."""
+
+import math
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from turducken.cpu.processor import Processor
+from turducken.cpu.surroundings import Activity
+from turducken.machine.boot import BootState
+from turducken.machine.machine import Machine, MachineOptions, Outcome
+from turducken.system import start
+from turducken.system.console import Console, Watch
+from turducken.system.errors import SetupError
+from turducken.system.options import SystemOptions
+from turducken.system.result import ProcessorResult, Result, TlbTotals, Unclaimed
+
+PROMPT_NANOSECONDS = 1_000_000
+"""An unfinished line is judged when the guest has added nothing to it for so long."""
+
+IDLE_NANOSECONDS = 60_000_000_000
+"""When no processor has executed an instruction for so long, none is expected to."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stops:
+    """What ends a run besides the guest: patterns in lines of its console, and a limit."""
+
+    until: re.Pattern[str] | None = None
+    fail_on: re.Pattern[str] | None = None
+    max_instructions: int | None = None
+
+
+class System:
+    """A machine with everything in it, ready to run once.
+
+    Raises SetupError, ImageError or ProfileError where it cannot be made as asked for.
+    """
+
+    def __init__(self, options: SystemOptions) -> None:
+        options.check()
+        self.options = options
+        self.console = Console()
+        self.matched: str | None = None
+        self.machine = _make_machine(options, self.console)
+        firmware = start.run_firmware(self.machine, options.memory)
+        self.boot_state: BootState = start.load(self.machine, firmware, options)
+        start.start(self.machine.processors[0], self.boot_state)
+        self.host_seconds = 0.0
+
+    def run(self, stops: Stops | None = None, on_turn: Callable[[], None] | None = None) -> Result:
+        """Run to the end; ``on_turn`` is called whenever every processor has had a turn."""
+        stops = stops or Stops()
+        watch = Watch(stops.until, stops.fail_on, self._found)
+        lines = self.console.subscribe(watch.line)
+        began = time.perf_counter()
+        try:
+            self._run_turns(stops, watch, on_turn)
+        finally:
+            self.host_seconds += time.perf_counter() - began
+            self.console.unsubscribe(lines)
+        return self.result()
+
+    def _run_turns(self, stops: Stops, watch: Watch, on_turn: Callable[[], None] | None) -> None:
+        machine = self.machine
+        idle = _Idleness(self)
+        limit = math.inf if stops.max_instructions is None else stops.max_instructions
+        while machine.stop.outcome is None:
+            machine.turn()
+            if machine.stop.outcome is not None:
+                return
+            idle.turn(watch)
+            if machine.instructions >= limit:
+                machine.end(Outcome.LIMIT)
+            if on_turn is not None:
+                on_turn()
+
+    def _found(self, name: str, line: str) -> None:
+        self.matched = line
+        self.machine.end(Outcome(name))
+
+    def result(self) -> Result:
+        """Return what the run has come to so far."""
+        machine = self.machine
+        return Result(
+            outcome=machine.stop.outcome or Outcome.LIMIT,
+            code=machine.stop.code,
+            matched=self.matched,
+            cpus=tuple(self._processor_result(one) for one in machine.processors),
+            tlb=_tlb_totals(machine),
+            guest_nanoseconds=machine.now,
+            host_seconds=self.host_seconds,
+            console=self.console.text,
+            unclaimed=tuple(Unclaimed(*one) for one in machine.unclaimed),
+        )
+
+    def _processor_result(self, processor: Processor) -> ProcessorResult:
+        rip = processor.state.rip
+        return ProcessorResult(
+            index=processor.index,
+            instructions=processor.engine.executed,
+            exits=dict(processor.statistics.exits),
+            triple_faults=processor.statistics.triple_faults,
+            rip=rip,
+            place=self.boot_state.symbols.describe(rip),
+            state=state_name(processor),
+        )
+
+
+class _Idleness:
+    """Notices that nothing happens any more: a prompt waits, or the processors do for good."""
+
+    def __init__(self, system: System) -> None:
+        self._machine = system.machine
+        self._console = system.console
+        self._written = self._executed = -1
+        self._written_at = self._executed_at = 0
+        self._is_judged = True
+
+    def turn(self, watch: Watch) -> None:
+        """Look, after a turn of the machine."""
+        now = self._machine.clock.now
+        self._look_at_console(now, watch)
+        self._look_at_processors(now)
+
+    def _look_at_console(self, now: int, watch: Watch) -> None:
+        written = len(self._console.data)
+        if written != self._written:
+            self._written, self._written_at, self._is_judged = written, now, False
+        elif not self._is_judged and now - self._written_at >= PROMPT_NANOSECONDS:
+            self._is_judged = True
+            watch.line(self._console.unfinished)
+
+    def _look_at_processors(self, now: int) -> None:
+        executed = self._machine.instructions
+        if executed != self._executed:
+            self._executed, self._executed_at = executed, now
+        elif now - self._executed_at >= IDLE_NANOSECONDS:
+            self._machine.end(Outcome.HALTED)
+
+
+def _make_machine(options: SystemOptions, console: Console) -> Machine:
+    wanted = MachineOptions(
+        profile=options.profile,
+        memory=options.memory,
+        cpus=options.cpus,
+        tlb=options.tlb,
+        seed=options.seed,
+        native=options.native,
+    )
+    try:
+        return Machine(wanted, console.put)
+    except (OSError, OverflowError, MemoryError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise SetupError(f"{options.memory} bytes of memory: this host refuses: {reason}") from None
+
+
+def _tlb_totals(machine: Machine) -> TlbTotals:
+    parts = [one.tlb.statistics for one in machine.processors]
+    invalidations: dict[str, int] = {}
+    for part in parts:
+        for cause, count in part.invalidations.items():
+            invalidations[cause] = invalidations.get(cause, 0) + count
+    return TlbTotals(
+        hits=sum(one.hits for one in parts),
+        misses=sum(one.misses for one in parts),
+        dropped=sum(one.dropped for one in parts),
+        invalidations=invalidations,
+    )
+
+
+_STATES = {
+    Activity.ACTIVE: "running",
+    Activity.HLT: "halted",
+    Activity.SHUTDOWN: "shut down",
+    Activity.WAIT_FOR_SIPI: "waits for a start-up IPI",
+}
+
+
+def state_name(processor: Processor) -> str:
+    """Return what a processor is doing, for people."""
+    if processor.root is not None and processor.guest is None:
+        return "L0 waits" if processor.is_idle else "running"
+    return _STATES[processor.activity]

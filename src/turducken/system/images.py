@@ -1,0 +1,28 @@
+"""The images that come with the package, by name."""
+
+from importlib import resources
+from pathlib import Path
+
+from turducken.machine.boot import BootImage, ImageError, load_image
+
+DEFAULT_IMAGE = "lhv-amd64"
+_SHIPPED = Path(str(resources.files("turducken"))) / "images"
+
+
+def shipped_images() -> dict[str, Path]:
+    """Return the files of the images that come with the package, by name."""
+    return {one.stem: one for one in sorted(_SHIPPED.glob("*.elf"))}
+
+
+def find_image(name_or_path: str) -> BootImage:
+    """Return a shipped image by its name, or any Multiboot image by its path.
+
+    Raises ImageError where there is none, or where it cannot be used.
+    """
+    path = shipped_images().get(name_or_path)
+    if path is None:
+        path = Path(name_or_path)
+        if "/" not in name_or_path and not path.exists():
+            known = ", ".join(shipped_images())
+            raise ImageError(f"{name_or_path}: no such file, nor one of the images {known}")
+    return load_image(path)

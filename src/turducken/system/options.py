@@ -1,0 +1,85 @@
+"""What a user can choose about a system, checked before anything is built."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+
+from turducken.address import GIB, KIB, MIB, PAGE_SIZE
+from turducken.machine.boot import BootImage, Module
+from turducken.machine.firmware.install import MOST_PROCESSORS
+from turducken.machine.firmware.memory_map import SMALLEST_RAM
+from turducken.memory.physical import HIGH_BASE, LOW_LIMIT
+from turducken.mmu.policy import POLICIES
+from turducken.system.errors import SetupError
+from turducken.vmx.profile import Profile, load_profile
+
+DEFAULT_MEMORY = 256 * MIB
+TIB = 1024 * GIB
+_SUFFIXES = {"": 1, "K": KIB, "M": MIB, "G": GIB, "T": TIB}
+
+
+class Mode(Enum):
+    """Where the image runs."""
+
+    BARE = "bare"
+    """Directly on the emulated VMX: the image is the hypervisor."""
+    NESTED = "nested"
+    """As L1, under our own hypervisor."""
+
+
+@dataclass(frozen=True, slots=True)
+class SystemOptions:
+    """What a system is made of; ``memory`` in bytes is what the image gets.
+
+    ``seed`` chooses the schedule of the processors (0: strictly in turn) and the choices of the
+    TLB policy ``random``. ``text`` is the command line after the image's name.
+    """
+
+    image: BootImage
+    mode: Mode = Mode.BARE
+    cpus: int = 1
+    memory: int = DEFAULT_MEMORY
+    text: str = ""
+    modules: Sequence[Module] = ()
+    profile: Profile = field(default_factory=load_profile)
+    tlb: str = "keep"
+    seed: int = 0
+    native: bool = True
+    """Whether the engine's preemption may use generated machine code; the run is the same."""
+
+    def check(self) -> None:
+        """Raise SetupError where there can be no such system."""
+        if not 1 <= self.cpus <= MOST_PROCESSORS:
+            raise SetupError(f"{self.cpus} processors: a machine has 1 to {MOST_PROCESSORS}")
+        if self.tlb not in POLICIES:
+            raise SetupError(f"TLB policy {self.tlb!r}: not one of {', '.join(POLICIES)}")
+        self._check_memory()
+
+    def _check_memory(self) -> None:
+        if self.memory < SMALLEST_RAM:
+            raise SetupError(
+                f"{self.memory} bytes of memory: a machine has at least {SMALLEST_RAM // MIB} MiB"
+            )
+        if self.memory % PAGE_SIZE:
+            raise SetupError(f"{self.memory} bytes of memory: not a multiple of 4 KiB")
+        bits = self.profile.cpu.physical_address_bits
+        if self.memory + HIGH_BASE - LOW_LIMIT > 1 << bits:
+            raise SetupError(
+                f"{self.memory} bytes of memory: the profile {self.profile.name} has physical "
+                f"addresses of {bits} bits"
+            )
+
+
+def parse_size(text: str) -> int:
+    """Return the number of bytes that ``512M``, ``4G``, ``0x1000`` and the like stand for."""
+    digits = text.strip().upper().removesuffix("IB").removesuffix("B")
+    suffix = digits[-1:] if digits[-1:].isalpha() else ""
+    if digits.startswith("0X"):
+        suffix = ""
+    try:
+        number = int(digits.removesuffix(suffix), 0)
+        return number * _SUFFIXES[suffix]
+    except (ValueError, KeyError):
+        raise SetupError(
+            f"{text!r} is no size: write a number of bytes, or one with K, M or G after it"
+        ) from None

@@ -1,0 +1,78 @@
+"""What a run came to: plain records, for whoever reports them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from turducken.machine.machine import Outcome
+
+SUCCESSES = frozenset({Outcome.UNTIL})
+SUCCESS_STATUS, FAILURE_STATUS, USAGE_STATUS, LIMIT_STATUS = 0, 1, 2, 3
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessorResult:
+    """What one processor did and where it stands; ``exits`` are counts by basic exit reason."""
+
+    index: int
+    instructions: int
+    exits: Mapping[int, int]
+    triple_faults: int
+    rip: int
+    place: str | None
+    """The image's symbol that RIP is in, where that can be told."""
+    state: str
+
+
+@dataclass(frozen=True, slots=True)
+class TlbTotals:
+    """All processors' TLBs together; ``invalidations`` counts operations by what caused them."""
+
+    hits: int
+    misses: int
+    dropped: int
+    invalidations: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Unclaimed:
+    """An access that nothing in the machine answers, seen for the first time."""
+
+    kind: str
+    address: int
+    size: int
+    value: int
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """The end of a run. Everything but ``host_seconds`` is the same whenever the inputs are."""
+
+    outcome: Outcome
+    code: int
+    matched: str | None
+    """The line that a pattern matched."""
+    cpus: Sequence[ProcessorResult]
+    tlb: TlbTotals
+    guest_nanoseconds: int
+    host_seconds: float
+    console: str
+    unclaimed: Sequence[Unclaimed] = field(default=())
+
+    @property
+    def instructions(self) -> int:
+        """Instructions of all processors."""
+        return sum(one.instructions for one in self.cpus)
+
+    @property
+    def mips(self) -> float:
+        """Millions of guest instructions for each second of the host's."""
+        return self.instructions / max(self.host_seconds, 1e-9) / 1e6
+
+    @property
+    def exit_status(self) -> int:
+        """The status for a shell: 0 success, 1 failure, 3 a limit."""
+        if self.outcome is Outcome.LIMIT:
+            return LIMIT_STATUS
+        if self.outcome is Outcome.GUEST_EXIT:
+            return SUCCESS_STATUS if self.code == 0 else FAILURE_STATUS
+        return SUCCESS_STATUS if self.outcome in SUCCESSES else FAILURE_STATUS
