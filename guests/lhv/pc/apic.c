@@ -9,8 +9,12 @@ enum {
     APIC_TPR = 0x080,
     APIC_EOI = 0x0b0,
     APIC_SPURIOUS = 0x0f0,
+    APIC_IRR = 0x200,
     APIC_ICR_LOW = 0x300,
     APIC_ICR_HIGH = 0x310,
+    APIC_LVT_TIMER = 0x320,
+    APIC_TIMER_COUNT = 0x380,
+    APIC_TIMER_DIVIDE = 0x3e0,
 
     SPURIOUS_ENABLE = 0x100,
     ICR_NMI = 0x400,
@@ -18,6 +22,8 @@ enum {
     ICR_STARTUP = 0x600,
     ICR_ASSERT = 0x4000,
     ICR_PENDING = 0x1000,
+    LVT_MASKED = 0x10000,
+    DIVIDE_BY_1 = 0xb,
 
     BASE_X2APIC = 0x400,
     BASE_ENABLE = 0x800,
@@ -70,6 +76,28 @@ static void send(u32 target, u32 command)
 void apic_send(u32 target, u8 vector) { send(target, ICR_ASSERT | vector); }
 void apic_send_self(u8 vector) { apic_send(apic_id(), vector); }
 void apic_send_nmi(u32 target) { send(target, ICR_ASSERT | ICR_NMI); }
+void apic_send_init(u32 target) { send(target, ICR_ASSERT | ICR_INIT); }
+void apic_send_startup(u32 target, u8 page) { send(target, ICR_ASSERT | ICR_STARTUP | page); }
+
+u64 apic_address(void) { return x2apic ? 0 : apic_base; }
+
+void apic_timer(u8 vector, u32 ticks)
+{
+    write(APIC_TIMER_DIVIDE, DIVIDE_BY_1);
+    write(APIC_LVT_TIMER, vector);
+    write(APIC_TIMER_COUNT, ticks);
+}
+
+void apic_timer_stop(void)
+{
+    write(APIC_LVT_TIMER, LVT_MASKED | VECTOR_TEST);
+    write(APIC_TIMER_COUNT, 0);
+}
+
+bool apic_is_pending(u8 vector)
+{
+    return read(APIC_IRR + vector / 32 * 16) >> vector % 32 & 1;
+}
 
 /* About a microsecond each on a PC: a read of a port that nothing answers. */
 static void delay(unsigned microseconds)
@@ -78,12 +106,12 @@ static void delay(unsigned microseconds)
         inb(0x80);
 }
 
-void apic_start_other(u32 target, u32 page)
+void apic_start_other(u32 target, u32 address)
 {
-    send(target, ICR_ASSERT | ICR_INIT);
+    apic_send_init(target);
     delay(1000);
     for (unsigned i = 0; i < 2; i++) {
-        send(target, ICR_ASSERT | ICR_STARTUP | page >> 12);
+        apic_send_startup(target, (u8)(address >> 12));
         delay(200);
     }
 }

@@ -1,5 +1,6 @@
 #include "test/runner.h"
 #include "lib/print.h"
+#include "pc/apic.h"
 #include "pc/console.h"
 #include "pc/leave.h"
 #include "pc/smp.h"
@@ -7,6 +8,7 @@
 #include "test/test.h"
 #include "vmx/caps.h"
 #include "x86/cpu.h"
+#include "x86/instructions.h"
 
 /* ---- called by tests ---- */
 
@@ -75,7 +77,7 @@ void test_abort(void)
 bool check_equal(const char *what, u64 got, u64 expected)
 {
     if (got != expected)
-        fail("%s: got %llx, expected %llx", what, got, expected);
+        fail("%s: got 0x%llx, expected 0x%llx", what, got, expected);
     return got == expected;
 }
 
@@ -116,12 +118,22 @@ static void run_in_vm(const struct test *test, struct vm *vm)
     test->run(vm);
 }
 
+/* Whatever the test before may have left: interrupts that wait or were not ended, blocked NMIs */
+static void drain_interrupts(void)
+{
+    apic_timer_stop();
+    apic_end_of_interrupt();
+    interrupts_take();
+    nmi_unblock();
+}
+
 /* On the processor that shall run the test */
 static void run_here(void *argument)
 {
     struct cpu *cpu = this_cpu();
     struct context context;
     reset_result(&cpu->result);
+    drain_interrupts();
     if (!context_save(&context)) {
         cpu->abort = &context;
         run_in_vm(argument, cpu->vm);

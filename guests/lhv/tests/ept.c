@@ -1,7 +1,7 @@
 /* EPT: the basic cases, among them the pages 1234000h and 12340000h. */
-#include "test/code.h"
+#include "lib/string.h"
+#include "test/ept_cases.h"
 #include "test/test.h"
-#include "vmx/caps.h"
 #include "vmx/instructions.h"
 #include "vmx/pages.h"
 
@@ -39,8 +39,6 @@ TEST("ept", identity, "ept-identity", TEST_EPT)
     check_equal("written by L2", page[1], 0x12345678);
 }
 
-enum { NOTE_PAGE = 0x1234000, VIOLATION_PAGE = 0x12340000 };
-
 /* L1 puts a value into some page; L2 finds it at 1234000h. */
 TEST("ept", note_page, "ept-note-page", TEST_EPT)
 {
@@ -54,7 +52,7 @@ TEST("ept", note_page, "ept-note-page", TEST_EPT)
     check_equal("written by L2", page[1], 0x12345678);
 }
 
-/* As in the notes: the entry that reads 1234037h, so L1 and L2 mean the same page. */
+/* The entry that reads 1234037h: L1 and L2 mean the same page. */
 TEST("ept", note_page_identity, "ept-note-page-identity", TEST_EPT | TEST_ALONE)
 {
     if (ram_end < NOTE_PAGE + PAGE_SIZE)
@@ -70,24 +68,15 @@ TEST("ept", note_page_identity, "ept-note-page-identity", TEST_EPT | TEST_ALONE)
     check_equal("written by L2", at(NOTE_PAGE)[1], 0x12345678);
 }
 
-static void check_violation(struct vm *vm, u32 access, u32 allowed, word address)
-{
-    check_equal("qualification", vm->qualification & 0x1bf,
-                access | allowed << VIOLATION_ALLOWS_SHIFT | VIOLATION_LINEAR_VALID |
-                    VIOLATION_FINAL);
-    check_equal("guest-physical address", vmread(VMCS_GUEST_PHYSICAL), address);
-    check_equal("guest-linear address", vmread(VMCS_GUEST_LINEAR), address);
-}
-
 /* Nothing is at 12340000h until L2 looks; then L1 maps a page and lets L2 try again. */
 TEST("ept", map_on_violation, "ept-map-on-violation", TEST_EPT)
 {
     u32 *page = page_alloc();
-    struct touch *touch = touch_at(vm, VIOLATION_PAGE + 8);
+    word address = VIOLATION_PAGE + 8;
+    struct touch *touch = touch_at(vm, address);
     page[2] = 0xface;
     vm_start(vm, l2_touch, (word)touch);
-    vm_expect(vm, REASON_EPT_VIOLATION);
-    check_violation(vm, VIOLATION_READ, 0, VIOLATION_PAGE + 8);
+    expect_violation(vm, VIOLATION_READ, 0, address, address);
     check_equal("IDT vectoring", vmread(VMCS_IDT_VECTORING) & EVENT_VALID, 0);
     ept_map(&vm->ept, VIOLATION_PAGE, physical(page), 1, EPT_RWX | EPT_WB);
     vm_expect_done(vm);
@@ -95,33 +84,49 @@ TEST("ept", map_on_violation, "ept-map-on-violation", TEST_EPT)
     check_equal("written by L2", page[3], 0x12345678);
 }
 
-static const struct {
-    const char *name;
-    u64 bits;
-} misconfigured[] = {
-    { "write without read", EPT_WRITE | EPT_WB },
-    { "write and execute without read", EPT_WRITE | EPT_EXEC | EPT_WB },
-    { "memory type 2", EPT_RWX | EPT_TYPE(2) },
-    { "memory type 3", EPT_RWX | EPT_TYPE(3) },
-    { "memory type 7", EPT_RWX | EPT_TYPE(7) },
-};
-
-TEST("ept", misconfig, "ept-misconfig", TEST_EPT)
+/* L1 may also skip the instruction: its length is told. */
+TEST("ept", skip, "ept-skip-instruction", TEST_EPT)
 {
-    u64 *entry = ept_entry(&vm->ept, VIOLATION_PAGE, 1);
-    u32 *page = page_alloc();
-    for (unsigned i = 0; i < ARRAY_LEN(misconfigured); i++) {
-        row(misconfigured[i].name);
-        struct touch *touch = touch_at(vm, VIOLATION_PAGE + 4 * i);
-        page[i] = 100 + i;
-        ept_write(entry, physical(page) | misconfigured[i].bits);
-        vm_start(vm, l2_touch, (word)touch);
-        vm_expect(vm, REASON_EPT_MISCONFIG);
-        check_equal("guest-physical address", vmread(VMCS_GUEST_PHYSICAL), touch->address);
-        ept_write(entry, physical(page) | EPT_RWX | EPT_WB); /* from misconfigured: no INVEPT */
-        vm_expect_done(vm);
-        check_equal("read by L2", touch->seen, 100 + i);
-        ept_write(entry, 0);
-        ept_invalidate(&vm->ept);
-    }
+    vm->regs.si = 0x77;
+    start_access(vm, READ, VIOLATION_PAGE);
+    vm->regs.si = 0x77;
+    expect_violation(vm, VIOLATION_READ, 0, VIOLATION_PAGE, VIOLATION_PAGE);
+    vm_skip(vm);
+    vm_expect_done(vm);
+    check_equal("not read", read_value(vm), 0x77);
+}
+
+/* An access across two pages of which the second is missing */
+TEST("ept", across, "ept-access-across-pages", TEST_EPT)
+{
+    word *pages[2] = { page_alloc(), page_alloc() };
+    word address = VIOLATION_PAGE + PAGE_SIZE - 2;
+    for (unsigned i = 0; i < 2; i++)
+        memset(pages[i], 0x11 * (int)(i + 1), PAGE_SIZE);
+    ept_map(&vm->ept, VIOLATION_PAGE, physical(pages[0]), 1, EPT_RWX | EPT_WB);
+    start_access(vm, READ, address);
+    vm_expect(vm, REASON_EPT_VIOLATION);
+    check_equal("page of the violation", vmread(VMCS_GUEST_PHYSICAL) & ~0xfffull,
+                VIOLATION_PAGE + PAGE_SIZE);
+    ept_map(&vm->ept, VIOLATION_PAGE + PAGE_SIZE, physical(pages[1]), 1, EPT_RWX | EPT_WB);
+    vm_expect_done(vm);
+    check_equal("read by L2", read_value(vm) & 0xffffffff, 0x22221111);
+}
+
+/* Entries that nobody uses may hold anything. */
+TEST("ept", untouched, "ept-bad-entries-untouched", TEST_EPT)
+{
+    word *page = access_page(0x5005);
+    ept_map(&vm->ept, VIOLATION_PAGE, physical(page), 1, EPT_RWX | EPT_WB);
+    u64 *table = ept_entry(&vm->ept, VIOLATION_PAGE, 1) - (VIOLATION_PAGE >> 12 & 511);
+    for (unsigned i = 0; i < 512; i++)
+        if (i != (VIOLATION_PAGE >> 12 & 511))
+            table[i] = i % 2 ? ~0ull : EPT_WRITE | (u64)i << 50;
+    for (unsigned i = 0x100; i < 0x180; i++) /* directories that L2 never reaches */
+        ept_write(ept_entry(&vm->ept, (u64)i << 30, 3), EPT_WRITE | (u64)i << 40);
+    ept_invalidate(&vm->ept);
+    check_equal("read by L2", l2_reads(vm, VIOLATION_PAGE + sizeof(word)), 0x5005);
+    row("until L2 touches one");
+    start_access(vm, READ, VIOLATION_PAGE + PAGE_SIZE);
+    vm_expect(vm, REASON_EPT_MISCONFIG);
 }

@@ -88,8 +88,8 @@ static void reset_segments(void)
     vm_set_segment(TR, SEL_TSS, (word)&cpu->tss, sizeof(struct tss) - 1, AR_TSS_BUSY);
     vmwrite(VMCS_GUEST_GDTR_BASE, (word)cpu->gdt);
     vmwrite(VMCS_GUEST_GDTR_LIMIT, sizeof cpu->gdt - 1);
-    vmwrite(VMCS_GUEST_IDTR_BASE, idt_base());
-    vmwrite(VMCS_GUEST_IDTR_LIMIT, 256 * (IS_64BIT ? 16 : 8) - 1);
+    vmwrite(VMCS_GUEST_IDTR_BASE, 0); /* no IDT; see vmx/l2traps.h */
+    vmwrite(VMCS_GUEST_IDTR_LIMIT, 0);
 }
 
 /* With PAE paging and EPT, the processor takes the PDPTEs from the VMCS, not from memory. */
@@ -120,14 +120,21 @@ static void reset_guest(void)
     vmwrite(VMCS_VMCS_LINK, ~0ull);
 }
 
+void vm_create_ept(struct ept *ept)
+{
+    ept_create(ept);
+    ept_map_identity(ept, physical(image_start), physical(image_end), EPT_RWX | EPT_WB);
+    ept_invalidate(ept); /* the pages may have been other tables before */
+}
+
+void vm_use_ept(const struct ept *ept) { vmwrite(VMCS_EPT_POINTER, ept->eptp); }
+
 static void reset_ept(struct vm *vm)
 {
     if (!may_set(CPU2, CPU2_EPT))
         return;
-    ept_create(&vm->ept);
-    ept_map_identity(&vm->ept, physical(image_start), physical(image_end), EPT_RWX | EPT_WB);
-    ept_invalidate(&vm->ept); /* the pages may have been other tables before */
-    vmwrite(VMCS_EPT_POINTER, vm->ept.eptp);
+    vm_create_ept(&vm->ept);
+    vm_use_ept(&vm->ept);
 }
 
 void vm_reset(struct vm *vm)

@@ -2,9 +2,9 @@
  * A virtual machine for a test: one VMCS, one EPT, the guest's registers.  "L2" is the code that
  * runs in it.
  *
- * Unless a test says otherwise, L2 runs in the same mode, with the same page tables, descriptor
- * tables and segments as lhv itself, with its own stack and interrupts off; its EPT maps lhv's
- * image and nothing else, page by page, to itself with type WB.  Every exception of L2 exits, all
+ * Unless a test says otherwise, L2 runs in the same mode, with the same page tables, GDT and segments
+ * as lhv itself, with its own stack and interrupts off; its EPT maps lhv's image and nothing else,
+ * page by page, to itself with type WB.  L2 has no IDT, but every exception of L2 exits; all other
  * optional controls are off.
  */
 #pragma once
@@ -54,6 +54,10 @@ u32 vm_run(struct vm *vm);
 
 /* The same, but returns how VMLAUNCH or VMRESUME ended. */
 enum vmx_status vm_try_run(struct vm *vm);
+
+/* A table as L2's is at the beginning, for tests that want several. */
+void vm_create_ept(struct ept *ept);
+void vm_use_ept(const struct ept *ept);
 
 /* Run, and give up the test if the exit is another one. */
 void vm_expect(struct vm *vm, u32 reason);

@@ -55,9 +55,10 @@ static void load_gdt(struct cpu *cpu)
                  : : "r"(SEL_DATA));
 }
 
-static void load_gs(struct cpu *cpu)
+void load_gs(struct cpu *cpu)
 {
-    u32 selector = IS_64BIT ? SEL_DATA : SEL_CPU;
+    /* A return to ring 3 drops selectors of ring 0, and with them the base: null has none to drop. */
+    u32 selector = IS_64BIT ? 0 : SEL_CPU;
     asm volatile("mov %0, %%gs" : : "r"(selector));
     if (IS_64BIT)
         wrmsr(MSR_GS_BASE, (word)cpu);

@@ -62,5 +62,12 @@ static inline struct cpu *this_cpu(void)
     return cpu;
 }
 
+/* After a VM exit for an NMI, or with one blocked for another reason: let NMIs come again. */
+static inline void nmi_unblock(void) { asm volatile("int %0" : : "i"(VECTOR_NOTHING) : "memory"); }
+
+/* Let %gs point to this processor's record, through a segment that a return to ring 3 leaves alone
+   (a VM exit loads one that it does not). */
+void load_gs(struct cpu *cpu);
+
 /* Give this processor its GDT, IDT, TSS and %gs. */
 void cpu_set_up(struct cpu *cpu, unsigned index);

@@ -77,7 +77,7 @@ void trap(struct trap_frame *frame)
     if (frame->vector == VECTOR_LEAVE_USER)
         leave_user(cpu);
     if (frame->vector >= 32) {
-        if (frame->vector != VECTOR_SPURIOUS)
+        if (frame->vector != VECTOR_SPURIOUS && frame->vector != VECTOR_NOTHING)
             apic_end_of_interrupt();
     } else if (frame->vector != EXC_NMI && !fix_up(frame)) {
         unexpected(frame);

@@ -14,5 +14,6 @@ void user_call(const void *code, word argument)
     word stack = (word)user_stacks[cpu->index] + sizeof user_stacks[0];
     if (context_save(&cpu->leave_user))
         return;
+    load_gs(cpu);
     user_enter(code, argument, stack, (word *)((u8 *)&cpu->tss + RING0_STACK));
 }
