@@ -403,8 +403,8 @@ GUEST_REGISTER_SLOTS = range(_end_of_host, _end_of_guest_registers)
 GUEST_SEGMENT_SLOTS = range(_end_of_guest_registers, _end_of_guest_segments)
 GUEST_CONDITION_SLOTS = range(_end_of_guest_segments, _end_of_guest_conditions)
 """Guest interruptibility and activity, pending debug exceptions, link pointer and PDPTEs."""
-CHECKED_SLOTS = range(ENTRY_INTERRUPTION_INFORMATION.slot, _end_of_guest_conditions)
-"""Everything that has a rule at VM entry, except RIP, RFLAGS and CR3."""
+CHECKED_SLOTS = range(PIN_BASED_CONTROLS.slot, _end_of_guest_conditions)
+"""Everything that has a rule at VM entry, except event injection, RIP, RFLAGS and CR3."""
 SLOT_RUNS = {
     FieldKind.EXIT_INFORMATION: EXIT_INFORMATION_SLOTS,
     FieldKind.CONTROL: CONTROL_SLOTS,

@@ -1,9 +1,8 @@
 """A checker that remembers what has passed, because VM entry is a hot path.
 
-It gives the answers of `check_entry`. All checked fields but RIP, RFLAGS and CR3 are one run of
-slots: where a VMCS is entered again with the same bytes there, only these three are looked at.
-Otherwise each group of rules is skipped whose own fields hold what has passed before, in whatever
-VMCS.
+It gives the answers of `check_entry`. All checked fields but RIP, RFLAGS, CR3 and event injection
+are one run of slots: where its bytes have passed before, in whatever VMCS, only the others are
+looked at. Else each group of rules is skipped whose own fields have passed before.
 """
 
 from collections.abc import Callable
@@ -33,13 +32,16 @@ from turducken.vmx.checks.host import HOST_RULES
 from turducken.vmx.checks.injection import INJECTION_RULES
 from turducken.vmx.checks.rules import EntryContext, Rule, first_broken
 from turducken.vmx.exit_information import INTERRUPTION_VALID
-from turducken.vmx.vmcs import Vmcs
+from turducken.vmx.vmcs import Slots, Vmcs
 
-_VM = RFLAGS.mask("VM")
+_VM, _IF = RFLAGS.mask("VM"), RFLAGS.mask("IF")
 _FLAGS = RFLAGS.mask("VM", "IF", "TF")
 """The bits of RFLAGS that rules other than RFLAGS' own look at."""
 _PE = CR0.mask("PE")
 _RIP, _RFLAGS, _CR3 = f.GUEST_RIP.slot, f.GUEST_RFLAGS.slot, f.GUEST_CR3.slot
+_EVENT = f.ENTRY_INTERRUPTION_INFORMATION.slot
+_ERROR_CODE = f.ENTRY_EXCEPTION_ERROR_CODE.slot
+_LENGTH = f.ENTRY_INSTRUCTION_LENGTH.slot
 _MAX_REMEMBERED = 256
 
 
@@ -96,13 +98,24 @@ def changing_rules(c: EntryContext) -> tuple[tuple[Area, tuple[Rule, ...]], ...]
 
 
 class _Passed:
-    """What a VMCS held when it last passed every rule."""
+    """What a VMCS held when it passed every rule."""
 
-    __slots__ = ("checked", "flags", "ia32e_mode", "memory_rules", "rip_shift", "rip_tops")
+    __slots__ = (
+        "checked",
+        "events",
+        "flags",
+        "flags_mask",
+        "ia32e_mode",
+        "memory_rules",
+        "rip_shift",
+        "rip_tops",
+    )
 
     def __init__(self, checked: bytes, context: EntryContext) -> None:
         self.checked = checked
-        self.flags = context[f.GUEST_RFLAGS] & _FLAGS
+        # Where nothing is blocked or pending, IF and TF matter to injected events only.
+        self.flags_mask = _VM if _has_plain_state(context) else _FLAGS
+        self.flags = context[f.GUEST_RFLAGS] & self.flags_mask
         self.ia32e_mode = context.is_ia32e_mode
         # RIP shifted right by this is one of these.
         wide = is_64bit_mode(context)
@@ -110,6 +123,13 @@ class _Passed:
         self.rip_tops = (0, (1 << (64 - self.rip_shift)) - 1 if wide else 0)
         self.memory_rules = _memory_rules(context)
         """Those that depend on memory outside the VMCS."""
+        self.events: set[tuple[int, int, int, int]] = set()
+        """Injections that passed, as `_event_key` returns them."""
+
+
+def _event_key(slots: Slots) -> tuple[int, int, int, int]:
+    """Return what the rules of an injected event look at, beyond the checked slots."""
+    return (slots[_EVENT], slots[_ERROR_CODE], slots[_LENGTH], slots[_RFLAGS] & _IF)
 
 
 def _memory_rules(context: EntryContext) -> tuple[tuple[Area, tuple[Rule, ...]], ...]:
@@ -136,12 +156,13 @@ def _check(
 class EntryChecker:
     """`check_entry` for one processor's VM entries."""
 
-    __slots__ = ("_capabilities", "_cr3_reserved", "_groups", "_passed")
+    __slots__ = ("_capabilities", "_cr3_reserved", "_groups", "_last", "_passed")
 
     def __init__(self, capabilities: Capabilities) -> None:
         self._capabilities = capabilities
         self._cr3_reserved = capabilities.physical_reserved
-        self._passed: dict[int, _Passed] = {}
+        self._passed: dict[bytes, _Passed] = {}
+        self._last: _Passed | None = None
         self._groups: dict[Group, set[tuple[bytes, tuple[int, ...]]]] = {
             group: set() for group in STABLE_GROUPS
         }
@@ -155,15 +176,18 @@ class EntryChecker:
         """
         slots = vmcs.slots
         checked = vmcs.pack(f.CHECKED_SLOTS)
-        passed = self._passed.get(vmcs.region)
-        if passed is not None and passed.checked == checked:
+        passed = self._last
+        if passed is None or passed.checked != checked:
+            passed = self._last = self._passed.get(checked)
+        if passed is not None:
             rflags = slots[_RFLAGS]
             if (
                 rflags & RFLAGS_FIXED == RFLAGS_FIXED_VALUE
-                and rflags & _FLAGS == passed.flags
+                and rflags & passed.flags_mask == passed.flags
                 and slots[_RIP] >> passed.rip_shift in passed.rip_tops
                 and not slots[_CR3] & self._cr3_reserved
                 and passed.ia32e_mode == is_ia32e_mode
+                and (not slots[_EVENT] & INTERRUPTION_VALID or _event_key(slots) in passed.events)
             ):
                 if not passed.memory_rules:
                     return None
@@ -172,7 +196,7 @@ class EntryChecker:
         context = self._context(vmcs, memory, pointer, is_ia32e_mode=is_ia32e_mode)
         failure = self._check_groups(vmcs, context)
         if failure is None:
-            self._remember(vmcs.region, _Passed(checked, context))
+            self._remember(checked, context, slots)
         return failure
 
     def _context(
@@ -206,7 +230,15 @@ class EntryChecker:
             remembered.add(key)
         return failure
 
-    def _remember(self, region: int, passed: _Passed) -> None:
+    def _remember(self, checked: bytes, context: EntryContext, slots: Slots) -> None:
+        passed = _Passed(checked, context)
+        known = self._passed.get(checked)
+        if known is not None and known.flags == passed.flags:
+            passed.events = known.events
+        if slots[_EVENT] & INTERRUPTION_VALID:
+            if len(passed.events) >= _MAX_REMEMBERED:
+                passed.events.clear()
+            passed.events.add(_event_key(slots))
         if len(self._passed) >= _MAX_REMEMBERED:
             self._passed.clear()
-        self._passed[region] = passed
+        self._passed[checked] = self._last = passed
