@@ -307,7 +307,7 @@ def _long_stack(
 
 
 def _deliver_protected(state: State, memory: LinearMemory, event: Event) -> Failure | None:
-    was_vm = bool(state.system_flags & _VM)
+    was_vm = bool(state.rflags & _VM)
     if was_vm and event.kind is EventKind.SOFTWARE_INTERRUPT and _IOPL.get(state.rflags) < 3:
         return exception(Vector.GP, 0)
     gate = _read_gate(state, memory, event, long=False)

@@ -65,6 +65,14 @@ class LinearMemory:
             parts.append(self._load(place, count))
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
+    def write_check(self, address: int, length: int, *, user: bool) -> Fault | None:
+        """Return the fault that a write would meet, or None."""
+        for part, _ in _pages(address, length):
+            place = self.physical(part, WRITE, user=user)
+            if not isinstance(place, int):
+                return place
+        return None
+
     def write(
         self, address: int, data: bytes, *, user: bool = False, ac: bool = False
     ) -> Fault | None:

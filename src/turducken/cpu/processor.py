@@ -5,6 +5,7 @@ The engine runs guest code until something is ours to decide (a trap); the handl
 a VM exit. In VMX root operation the processor runs machine code, or a `RootSoftware` in Python.
 """
 
+import random
 from collections.abc import Callable, Generator, Mapping as Handlers
 from dataclasses import dataclass, field
 
@@ -22,6 +23,7 @@ from turducken.cpu.events import Event, EventKind, combine, exception
 from turducken.cpu.guest_controls import GuestControls, PinBased, Primary
 from turducken.cpu.linear import LinearMemory
 from turducken.cpu.msrs import MsrFile
+from turducken.cpu.special import has_special
 from turducken.cpu.surroundings import Activity, LocalApicPort, MtrrPort, NoApic, Platform
 from turducken.cpu.vmx_operations import update_intercepts
 from turducken.memory import PhysicalMemory
@@ -113,6 +115,8 @@ class Processor:
         self.entry_checker = EntryChecker(parts.capabilities)
         self.controls_cache: dict[int, tuple[bytes, GuestControls]] = {}
         self.pause_loop = (0, 0)
+        self.random = random.Random(index)
+        self.iret_unblocked_nmi = False
         self.is_aborted = False
         self.timer_deadline: int | None = None
         self.dr = [0, 0, 0, 0, 0, 0, _DR6_RESET, _DR7_RESET]
@@ -201,7 +205,7 @@ class Processor:
     def can_wake(self) -> bool:
         """Tell whether an interrupt from a device could end the processor's idleness."""
         if self.activity is Activity.HLT:
-            accepts = bool(self.state.system_flags & _IF)
+            accepts = bool(self.state.rflags & _IF)
             return accepts or (self.guest is not None and bool(self.guest.pin & 1))
         return self.root is not None and self.guest is None
 
@@ -297,6 +301,10 @@ class Processor:
             vm_exit.exit_to_host(self, ExitReason.MONITOR_TRAP_FLAG)
             return True
         pending.monitor_trap = False
+        if pending.tpr_below_threshold and self.guest is not None:
+            pending.tpr_below_threshold = False
+            vm_exit.exit_to_host(self, ExitReason.TPR_BELOW_THRESHOLD)
+            return True
         if self._timer_expired():
             vm_exit.exit_to_host(self, ExitReason.PREEMPTION_TIMER)
             return True
@@ -381,14 +389,14 @@ class Processor:
 
     def _attend_interrupt(self, *, blocked: bool) -> bool:
         guest = self.guest
-        open_window = bool(self.state.system_flags & _IF) and not blocked
+        open_window = bool(self.state.rflags & _IF) and not blocked
         if guest is not None and guest.primary & Primary.INTERRUPT_WINDOW_EXITING and open_window:
             vm_exit.exit_to_host(self, ExitReason.INTERRUPT_WINDOW)
             return True
         if self.activity is Activity.SHUTDOWN or self.apic.pending_vector() is None:
             return False
         if guest is not None and guest.pin & PinBased.EXTERNAL_INTERRUPT_EXITING:
-            if blocked and self.state.system_flags & _IF:
+            if blocked and self.state.rflags & _IF:
                 return False
             vm_exit.exit_for_interrupt(self)
             return True
@@ -527,7 +535,7 @@ class Processor:
         rip = state.rip + length
         state.rip = rip if state.is_64bit else rip & 0xFFFF_FFFF
         state.in_shadow = False
-        flags = state.system_flags
+        flags = state.rflags
         if flags & (_TF | _RF):
             state.rflags = state.rflags & ~_RF
             if flags & _TF:
@@ -550,7 +558,7 @@ class Processor:
     def fill(self, page: int, kind: int) -> int | None:
         """Translate the linear ``page`` for the engine; on a fault, remember it."""
         state = self.state
-        flags = state.system_flags
+        flags = state.rflags
         # SDM 3A, "Access Rights": user-mode accesses are those at CPL 3.
         found = self.mmu.translate(Access(page, kind, state.cpl == 3, bool(flags & _AC)))
         if not isinstance(found, Mapping):
@@ -581,24 +589,32 @@ class Processor:
             return fault._replace(address=fault.address | offset, offset=fault.offset | offset)
         return fault
 
+    def is_special(self, address: int, size: int) -> bool:
+        """Tell whether a block of code has an instruction that only we can execute."""
+        code = self.linear.fetch(address, size, user=self.state.cpl == 3)
+        return isinstance(code, bytes) and has_special(code, code_bits(self.state))
+
     def port_in(self, port: int, size: int) -> int | None:
         """Return what IN reads, or None where the instruction faults or exits."""
-        if self._port_is_refused(port, size):
+        if self.port_is_refused(port, size):
             return None
         return self.platform.port_in(self.index, port, size)
 
     def port_out(self, port: int, size: int, value: int) -> bool:
         """Execute OUT, or return False where the instruction faults or exits."""
-        if self._port_is_refused(port, size):
+        if self.port_is_refused(port, size):
             return False
         self.platform.port_out(self.index, port, size, value)
         return True
 
-    def _port_is_refused(self, port: int, size: int) -> bool:
-        """SDM 1, "I/O Permission Bit Map"; the exception comes before the VM exit."""
+    def port_is_refused(self, port: int, size: int) -> bool:
+        """Tell whether IN or OUT faults or exits; ``io_refused`` is the exception, if it is one.
+
+        SDM 1, "I/O Permission Bit Map"; the exception comes before the VM exit.
+        """
         state = self.state
         self.io_refused = None
-        flags = state.system_flags
+        flags = state.rflags
         restricted = state.cr0 & _PE and (flags & _VM or state.cpl > flags >> 12 & 3)
         if restricted and not self._bitmap_allows(port, size):
             self.io_refused = self.io_refused or exception(Vector.GP, 0)

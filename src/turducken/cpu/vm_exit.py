@@ -14,7 +14,7 @@ from turducken.cpu.surroundings import Activity
 from turducken.cpu.vmx_operations import update_intercepts, vmx_abort
 from turducken.mmu.faults import ApicAccess, EptMisconfiguration, EptViolation, Fault, PmlFull
 from turducken.vmx import vmcs_fields as f
-from turducken.vmx.exit_information import VmxAbort
+from turducken.vmx.exit_information import NMI_UNBLOCKING, VmxAbort
 from turducken.vmx.exit_reasons import ExitReason
 from turducken.vmx.vmcs import Vmcs
 
@@ -99,6 +99,8 @@ def exit_for_event(p: "Processor", event: Event, during: Event | None) -> None:
         vmcs.write(f.EXIT_INTERRUPTION_ERROR_CODE, event.error_code)
     elif not p.state.cr0 & _PE and event.vector in HAS_ERROR_CODE:
         information &= ~(1 << 11)
+    if p.iret_unblocked_nmi and during is None and event.vector != Vector.DF:
+        information |= NMI_UNBLOCKING
     vmcs.write(f.EXIT_INTERRUPTION_INFORMATION, information)
     if event.is_software:
         vmcs.write(f.EXIT_INSTRUCTION_LENGTH, event.length)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from turducken.cpu.control_registers import sync_mmu
 from turducken.cpu.guest_controls import (
     GuestControls,
+    PinBased,
     Primary,
     Secondary,
     ept_setup,
@@ -94,9 +95,16 @@ def update_intercepts(p: "Processor") -> None:
     guest = p.guest
     if guest is not None and guest.has_secondary(Secondary.DESCRIPTOR_TABLE_EXITING):
         intercepts |= _DESCRIPTOR_TABLES
-    if p.nmi_blocked:
+    if p.nmi_blocked and not _iret_leaves_blocking(guest):
         intercepts |= _IRET
     p.state.intercepts = intercepts
+
+
+def _iret_leaves_blocking(guest: GuestControls | None) -> bool:
+    """SDM 3C, "Changes to Instruction Behavior ...": IRET under NMI exiting without virtual NMIs."""
+    if guest is None:
+        return False
+    return guest.pin & (PinBased.NMI_EXITING | PinBased.VIRTUAL_NMIS) == PinBased.NMI_EXITING
 
 
 def vmx_abort(p: "Processor", indicator: int) -> None:

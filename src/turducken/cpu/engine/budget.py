@@ -83,11 +83,12 @@ class Budget:
     """How many instructions the engine may still begin, counted per block.
 
     ``on_new_block(address, size)`` sees each block once before it counts (perhaps again after the
-    small table has forgotten it) and returns the number of instructions in it.
+    small table has forgotten it) and returns the number of instructions in it, or None if it has
+    stopped the engine before a block that must be seen every time.
     """
 
     def __init__(
-        self, handle: int, on_new_block: Callable[[int, int], int], *, native: bool = True
+        self, handle: int, on_new_block: Callable[[int, int], int | None], *, native: bool = True
     ) -> None:
         self._data = (ctypes.c_int64 * (_TABLE + 2 * _SLOTS))()
         self.words = memoryview(self._data).cast("B").cast("q")
@@ -121,9 +122,11 @@ class Budget:
 
     def _new_block(self, _engine: int, address: int, size: int, _data: int) -> None:
         slot, key = self._slot(address, size)
-        self.words[slot + 1] = self._on_new_block(address, size)
-        self.words[slot] = key
-        self.words[_BUDGET] -= self.words[slot + 1]
+        count = self._on_new_block(address, size)
+        if count is not None:
+            self.words[slot + 1] = count
+            self.words[slot] = key
+            self.words[_BUDGET] -= count
 
     def _count_block(self, engine: int, address: int, size: int, data: int) -> None:
         slot, key = self._slot(address, size)

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from unicorn import unicorn_const, x86_const
 
-from turducken.address import PAGE_OFFSET_MASK, PAGE_SIZE
+from turducken.address import PAGE_OFFSET_MASK
 from turducken.cpu.engine import library
 from turducken.cpu.engine.budget import Budget
 from turducken.cpu.engine.guestmode import enter_guest_mode
@@ -43,6 +43,8 @@ class Trap(IntEnum):
     """`EngineHost.fill` refused; ``fault_address`` has the exact linear address."""
     IO = 0x2001
     """`EngineHost.port_in` or `port_out` refused; the instruction has not begun."""
+    SPECIAL = 0x2002
+    """The next block has an instruction that the engine must not execute; it has not begun."""
     SOFTWARE_INTERRUPT = 0x1000
     """Plus the vector: INT n, INT3, INTO; RIP is behind the instruction."""
 
@@ -52,6 +54,9 @@ class EngineHost(Protocol):
 
     def fill(self, page: int, kind: int) -> int | None:
         """Translate the linear ``page`` for an access; return a host-physical page or None."""
+
+    def is_special(self, address: int, size: int) -> bool:
+        """Tell whether a block of code has an instruction that the engine must not execute."""
 
     def port_in(self, port: int, size: int) -> int | None:
         """Return what IN reads, or None to stop before the instruction."""
@@ -89,6 +94,7 @@ class Engine:
         self.is_stale = False
         self.is_code_stale = False
         self._running_budget = 0
+        self._is_stepping = False
         self._fill_page = 0
         self._map_memory()
         self._budget = Budget(self._handle, self._new_block, native=native)
@@ -145,7 +151,10 @@ class Engine:
     def step(self) -> int:
         """Run one instruction; return as `run` does."""
         self._budget.left = self._running_budget = 1 << 62
+        self._is_stepping = True
         trap = self._run(1)
+        self._is_stepping = False
+        self._budget.forget_blocks()
         self.executed += 1
         self._running_budget = self._budget.left
         return trap
@@ -202,6 +211,7 @@ class Engine:
         stops the engine, because no translation succeeds any more.
         """
         library.context_save(self._handle, self.state.context)
+        self.state.resolve_flags()
         self._aborted = True
         library.flush_tlb(self._handle)
         self._stop(trap)
@@ -289,10 +299,17 @@ class Engine:
         except BaseException as error:
             self._fail(error)
 
-    def _new_block(self, address: int, _size: int) -> int:
+    def _new_block(self, address: int, size: int) -> int | None:
+        """Count a block's instructions; stop before it, uncounted, if it is not for the engine."""
+        if self._is_entering or self._aborted:
+            return 1
+        if not self._is_stepping:
+            library.context_save(self._handle, self.state.context)
+            try:
+                if self._host.is_special(address, size):
+                    self._stop(Trap.SPECIAL)
+                    return None
+            except BaseException as error:
+                self._fail(error)
         return library.block_instructions(self._handle, address)
 
-
-def crosses_page(address: int, size: int) -> bool:
-    """Tell whether an access of ``size`` bytes reaches into the next page."""
-    return (address & PAGE_OFFSET_MASK) + size > PAGE_SIZE

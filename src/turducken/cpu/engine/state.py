@@ -19,8 +19,6 @@ CONTEXT_BYTES = 5608
 
 RIP = 16
 _EFLAGS = 17
-_CC_SRC = 19
-_CC_OP = 21
 _HFLAGS = 22
 _SEGMENTS = 23
 _CR0, _CR2, _CR3, _CR4 = 53, 55, 56, 57
@@ -51,13 +49,10 @@ _H_LMA, _H_CS64 = 1 << 14, 1 << 15
 _H_SVME, _H_GUEST = 1 << 20, 1 << 21
 _H_OSFXSR, _H_SMAP = 1 << 22, 1 << 23
 
-_ARITHMETIC = RFLAGS.mask("CF", "PF", "AF", "ZF", "SF", "OF")
-_DF = RFLAGS.mask("DF")
 _VM = RFLAGS.mask("VM")
 _PE, _FPU_BITS = CR0.mask("PE"), CR0.mask("MP", "EM", "TS")
 _OSFXSR, _SMAP = CR4.mask("OSFXSR"), CR4.mask("SMAP")
 _LMA = EFER.mask("LMA")
-_LAZY_FLAGS_NONE = 1
 
 
 class SegmentIndex(IntEnum):
@@ -116,20 +111,21 @@ class State:
 
     @property
     def rflags(self) -> int:
-        """RFLAGS, with the engine's lazily computed flags resolved."""
-        library.context_reg_read(self.context, x86_const.UC_X86_REG_RFLAGS, self._flags_pointer)
-        return self._flags.value
+        """RFLAGS (while the engine runs, the arithmetic flags and DF are stale)."""
+        return self.words[_EFLAGS]
 
     @rflags.setter
     def rflags(self, value: int) -> None:
-        self.words[_CC_SRC] = value & _ARITHMETIC
-        self.words[_CC_OP] = _LAZY_FLAGS_NONE | (0xFFFF_FFFF if value & _DF else 1) << 32
-        self.words[_EFLAGS] = value & ~(_ARITHMETIC | _DF) & 0xFFFF_FFFF | 2
+        self.words[_EFLAGS] = value & 0xFFFF_FFFF | 2
 
-    @property
-    def system_flags(self) -> int:
-        """RFLAGS without its arithmetic flags and DF (cheaper than `rflags`)."""
-        return self.words[_EFLAGS]
+    def resolve_flags(self) -> None:
+        """Compute the arithmetic flags and DF of a context that was saved in the middle of a run.
+
+        The engine keeps them apart while it runs; it takes them from here when a run begins, and
+        puts them back when one ends.
+        """
+        library.context_reg_read(self.context, x86_const.UC_X86_REG_RFLAGS, self._flags_pointer)
+        self.words[_EFLAGS] = self._flags.value
 
     @property
     def cr0(self) -> int:

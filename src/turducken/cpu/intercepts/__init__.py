@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from turducken.cpu.intercepts import control, exceptions, io, system
+from turducken.cpu.intercepts import control, exceptions, io, special, system
 from turducken.cpu.processor import FAULT_HANDLERS
 
 if TYPE_CHECKING:
@@ -14,6 +14,7 @@ HANDLERS: dict[int, "Callable[[Processor], None]"] = {
     **control.HANDLERS,
     **system.HANDLERS,
     **io.HANDLERS,
+    **special.HANDLERS,
     **exceptions.HANDLERS,
 }
 """Handlers by trap number: `turducken.cpu.engine.Trap` and SVM exit codes plus 100h."""

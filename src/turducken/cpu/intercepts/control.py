@@ -6,6 +6,8 @@ Operation".
 
 from typing import TYPE_CHECKING
 
+from iced_x86 import Mnemonic
+
 from turducken.arch.exceptions import Vector
 from turducken.arch.registers import CR0, CR4, RFLAGS
 from turducken.cpu import control_registers as cr
@@ -52,9 +54,9 @@ def on_control(p: "Processor") -> None:
     code = instruction.code
     if code == Code.CLTS:
         _clts(p, instruction)
-    elif code == Code.LMSW_RM16:
+    elif instruction.mnemonic == Mnemonic.LMSW:
         _lmsw(p, instruction)
-    elif code in (Code.SMSW_RM16, Code.SMSW_R32M16, Code.SMSW_R64M16):
+    elif instruction.mnemonic == Mnemonic.SMSW:
         _smsw(p, instruction)
     elif instruction.op0_register in _CONTROL:
         _mov_to(p, instruction)

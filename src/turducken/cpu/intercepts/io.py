@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from turducken.cpu.processor import Processor
 
 _IN = frozenset({Mnemonic.IN, Mnemonic.INSB, Mnemonic.INSW, Mnemonic.INSD})
-_STRING_SIZES = {
+STRING_SIZES = {
     Mnemonic.INSB: 1,
     Mnemonic.INSW: 2,
     Mnemonic.INSD: 4,
@@ -29,7 +29,7 @@ _STRING_SIZES = {
     Mnemonic.OUTSD: 4,
 }
 _ACCUMULATOR_SIZES = {Register.AL: 1, Register.AX: 2, Register.EAX: 4}
-_ADDRESS_BYTES = {
+ADDRESS_BYTES = {
     OpKind.MEMORY_SEG_SI: 2,
     OpKind.MEMORY_SEG_ESI: 4,
     OpKind.MEMORY_SEG_RSI: 8,
@@ -49,7 +49,7 @@ def on_io(p: "Processor") -> None:
     if instruction is None:
         return
     is_in = instruction.mnemonic in _IN
-    size = _STRING_SIZES.get(instruction.mnemonic)
+    size = STRING_SIZES.get(instruction.mnemonic)
     is_string = size is not None
     if size is None:
         register = instruction.op0_register if is_in else instruction.op1_register
@@ -73,7 +73,7 @@ def on_io(p: "Processor") -> None:
 def _record_string(p: "Processor", instruction: Instruction, *, is_in: bool) -> None:
     """Record the guest-linear address and, where the processor offers it, the information field."""
     kind = instruction.op0_kind if is_in else instruction.op1_kind
-    width = _ADDRESS_BYTES[kind]
+    width = ADDRESS_BYTES[kind]
     segment = int(SegmentIndex.ES if is_in else SEGMENT_NUMBERS[instruction.memory_segment])
     number = 7 if is_in else 6
     offset = p.state.gpr[number] & (1 << 8 * width) - 1

@@ -17,7 +17,7 @@ from turducken.cpu.engine import SegmentIndex
 from turducken.cpu.guest_controls import Primary, Secondary
 from turducken.cpu.intercepts.operands import descriptor_information, instruction_information
 from turducken.cpu.surroundings import Activity
-from turducken.cpu.vmx_operations import pause_loop_exits
+from turducken.cpu.vmx_operations import pause_loop_exits, update_intercepts
 from turducken.vmx import vmcs_fields as f
 from turducken.vmx.exit_reasons import ExitReason
 
@@ -343,12 +343,29 @@ def on_descriptor_table(p: "Processor") -> None:
 _IDENTITY = {Mnemonic.SLDT: 0, Mnemonic.STR: 1, Mnemonic.LLDT: 2, Mnemonic.LTR: 3}
 _LOADS = frozenset({Mnemonic.LLDT, Mnemonic.LTR})
 
+def on_iret(p: "Processor") -> None:
+    """IRET while NMIs are blocked: it ends the blocking, even if it faults.
+
+    SDM 3A, "Handling Multiple NMIs". A fault or EPT violation that it then meets is reported with
+    the bit "NMI unblocking due to IRET".
+    """
+    p.nmi_blocked = False
+    update_intercepts(p)
+    p.iret_unblocked_nmi = True
+    trap = p.engine.step()
+    if trap:
+        p.handlers[trap](p)
+    p.iret_unblocked_nmi = False
+    p.attention = True
+
+
 HANDLERS: "dict[int, Callable[[Processor], None]]" = {
     0x172: on_cpuid,
     0x17C: on_msr,
     0x16E: on_rdtsc,
     0x187: on_rdtsc,
     0x16F: on_rdpmc,
+    0x174: on_iret,
     0x178: on_hlt,
     0x177: on_pause,
     0x179: on_invlpg,

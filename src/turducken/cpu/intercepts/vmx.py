@@ -41,7 +41,7 @@ def mode_of(p: "Processor") -> Mode:
     return Mode(
         cr0=state.cr0,
         cr4=state.cr4,
-        rflags=state.system_flags,
+        rflags=state.rflags,
         efer=state.efer,
         cpl=state.cpl,
         is_cs_long=state.is_64bit,

@@ -1,0 +1,136 @@
+"""The instructions of `turducken.cpu.special`, and the blocks that contain them."""
+
+from typing import TYPE_CHECKING
+
+from iced_x86 import Mnemonic
+
+from turducken.arch.exceptions import Vector
+from turducken.arch.registers import CR4, RFLAGS
+from turducken.cpu import vm_exit
+from turducken.cpu.decoder import (
+    Instruction,
+    gpr_number,
+    linear_address,
+    register_size,
+    write_register,
+)
+from turducken.cpu.engine import SegmentIndex, Trap
+from turducken.cpu.events import Event, EventKind
+from turducken.cpu.guest_controls import Secondary
+from turducken.cpu.intercepts import io, system
+from turducken.vmx import vmcs_fields as f
+from turducken.vmx.exit_information import RANDOM_INFORMATION
+from turducken.vmx.exit_reasons import ExitReason
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from turducken.cpu.processor import Processor
+
+_OSXSAVE = CR4.mask("OSXSAVE")
+_CF, _DF = RFLAGS.mask("CF"), RFLAGS.mask("DF")
+_ARITHMETIC = RFLAGS.mask("CF", "PF", "AF", "ZF", "SF", "OF")
+
+
+def on_special(p: "Processor") -> None:
+    """Handle `Trap.SPECIAL`: execute one instruction of the block, ourselves if it is one of ours."""
+    instruction = p.instruction()
+    if instruction is None:
+        return
+    operation = _OPERATIONS.get(instruction.mnemonic)
+    if operation is not None:
+        operation(p, instruction)
+        return
+    trap = p.engine.step()
+    if trap:
+        p.handlers[trap](p)
+
+
+def _rdrand(p: "Processor", instruction: Instruction) -> None:
+    is_seed = instruction.mnemonic == Mnemonic.RDSEED
+    features, guest = p.profile.features, p.guest
+    if not (features.rdseed if is_seed else features.rdrand):
+        p.raise_exception(Vector.UD)
+        return
+    control = Secondary.RDSEED_EXITING if is_seed else Secondary.RDRAND_EXITING
+    register = instruction.op0_register
+    size = register_size(register)
+    if guest is not None and guest.has_secondary(control):
+        information = RANDOM_INFORMATION.make(
+            REG1=gpr_number(register), OPERAND_SIZE={2: 0, 4: 1, 8: 2}[size]
+        )
+        vm_exit.current_vmcs(p).write(f.EXIT_INSTRUCTION_INFORMATION, information)
+        reason = ExitReason.RDSEED if is_seed else ExitReason.RDRAND
+        vm_exit.exit_to_host(p, reason, length=instruction.len)
+        return
+    write_register(p.state, register, p.random.getrandbits(8 * size))
+    p.state.rflags = p.state.rflags & ~_ARITHMETIC | _CF
+    p.advance(instruction.len)
+
+
+def _xgetbv(p: "Processor", instruction: Instruction) -> None:
+    state = p.state
+    if not state.cr4 & _OSXSAVE:
+        p.raise_exception(Vector.UD)
+    elif state.gpr[1] & 0xFFFF_FFFF:
+        p.general_protection()
+    else:
+        state.gpr[0], state.gpr[2] = p.xcr0 & 0xFFFF_FFFF, p.xcr0 >> 32
+        p.advance(instruction.len)
+
+
+def _int1(p: "Processor", instruction: Instruction) -> None:
+    p.raise_event(Event(EventKind.PRIVILEGED_SOFTWARE, Vector.DB, None, instruction.len))
+
+
+def _ins(p: "Processor", instruction: Instruction) -> None:
+    """One iteration of INS; the engine comes back here for the next."""
+    state = p.state
+    size = io.STRING_SIZES[instruction.mnemonic]
+    width = io.ADDRESS_BYTES[instruction.op0_kind]
+    mask = (1 << 8 * width) - 1
+    repeated = instruction.has_rep_prefix or instruction.has_repne_prefix
+    if repeated and not state.gpr[1] & mask:
+        p.advance(instruction.len)
+        return
+    offset = state.gpr[7] & mask
+    linear = linear_address(state, SegmentIndex.ES, offset)
+    port = state.gpr[2] & 0xFFFF
+    if p.port_is_refused(port, size):
+        io.on_io(p)
+        return
+    # The destination is checked before the port is read.
+    place = p.linear.write_check(linear, size, user=state.cpl == 3)
+    if place is not None:
+        p.take_fault(place)
+        return
+    value = p.platform.port_in(p.index, port, size)
+    failed = p.linear.write(linear, value.to_bytes(size, "little"), user=state.cpl == 3)
+    assert failed is None
+    step = -size if state.rflags & _DF else size
+    _set_counter(p, 7, (offset + step) & mask, width)
+    if repeated:
+        _set_counter(p, 1, (state.gpr[1] - 1) & mask, width)
+        if state.gpr[1] & mask:
+            return
+    p.advance(instruction.len)
+
+
+def _set_counter(p: "Processor", number: int, value: int, width: int) -> None:
+    gpr = p.state.gpr
+    gpr[number] = gpr[number] & ~0xFFFF | value if width == 2 else value
+
+
+_OPERATIONS: "dict[int, Callable[[Processor, Instruction], None]]" = {
+    Mnemonic.RDRAND: _rdrand,
+    Mnemonic.RDSEED: _rdrand,
+    Mnemonic.XGETBV: _xgetbv,
+    Mnemonic.XSETBV: lambda p, _: system.on_xsetbv(p),
+    Mnemonic.INVD: lambda p, _: system.on_invd(p),
+    Mnemonic.INT1: _int1,
+    Mnemonic.INSB: _ins,
+    Mnemonic.INSW: _ins,
+    Mnemonic.INSD: _ins,
+}
+
+HANDLERS: "dict[int, Callable[[Processor], None]]" = {int(Trap.SPECIAL): on_special}
