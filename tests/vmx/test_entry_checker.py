@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_checks import ROWS
+from test_entry_checks import ROWS
 from vmx_support import BASELINES, LINKED, PDPT, VIRTUAL_APIC, Case, long_mode, pae_without_ept
 
 from turducken.address import Hpa
