@@ -13,6 +13,7 @@ from enum import Enum
 from turducken.cpu.intercepts import HANDLERS
 from turducken.cpu.processor import Parts, Processor
 from turducken.cpu.surroundings import Activity
+from turducken.devices.bus import Access
 from turducken.devices.chipset import Chipset, Outputs
 from turducken.devices.clock import Clock
 from turducken.devices.cmos import MemorySizes
@@ -58,6 +59,18 @@ class MachineOptions:
     native: bool = True
 
 
+@dataclass(frozen=True, slots=True)
+class Unclaimed:
+    """An access that nothing in the machine answers, when it is met first; and who made it."""
+
+    kind: Access
+    address: int
+    size: int
+    value: int
+    cpu: int
+    rip: int
+
+
 @dataclass(slots=True)
 class Stop:
     """Why the run is over, once it is."""
@@ -76,7 +89,7 @@ class Machine:
         self.memory = PhysicalMemory(options.memory)
         self.clock = Clock()
         self.stop = Stop()
-        self.unclaimed: list[tuple[str, int, int, int]] = []
+        self.unclaimed: list[Unclaimed] = []
         self.capabilities = Capabilities.from_profile(options.profile)
         self._running: Processor | None = None
         self._started_at = self._turn_began = 0
@@ -123,8 +136,10 @@ class Machine:
         sizes = MemorySizes(low=low, high=told - low)
         return Chipset(self.memory, sizes, self.clock, self.processors, outputs=outputs)
 
-    def _on_unclaimed(self, kind: object, address: int, size: int, value: int) -> None:
-        self.unclaimed.append((str(kind), address, size, value))
+    def _on_unclaimed(self, kind: Access, address: int, size: int, value: int) -> None:
+        running = self._running
+        cpu, rip = (running.index, running.state.rip) if running is not None else (0, 0)
+        self.unclaimed.append(Unclaimed(kind, address, size, value, cpu, rip))
 
     def _on_debug_exit(self, value: int) -> None:
         self.end(Outcome.GUEST_EXIT, value)
