@@ -14,7 +14,7 @@ from turducken.system import start
 from turducken.system.console import Console, Watch
 from turducken.system.errors import SetupError
 from turducken.system.options import SystemOptions
-from turducken.system.result import ProcessorResult, Result, TlbTotals, Unclaimed
+from turducken.system.result import ExitCount, ProcessorResult, Result, TlbTotals
 
 PROMPT_NANOSECONDS = 1_000_000
 """An unfinished line is judged when the guest has added nothing to it for so long."""
@@ -88,12 +88,21 @@ class System:
             code=machine.stop.code,
             matched=self.matched,
             cpus=tuple(self._processor_result(one) for one in machine.processors),
+            exits=self.exit_counts(),
             tlb=_tlb_totals(machine),
             guest_nanoseconds=machine.now,
             host_seconds=self.host_seconds,
             console=self.console.text,
-            unclaimed=tuple(Unclaimed(*one) for one in machine.unclaimed),
+            unclaimed=tuple(machine.unclaimed),
         )
+
+    def exit_counts(self) -> tuple[ExitCount, ...]:
+        """Return the VM exits of all processors so far, by level, handler and reason."""
+        counts: dict[int, int] = {}
+        for processor in self.machine.processors:
+            for reason, count in processor.statistics.exits.items():
+                counts[reason] = counts.get(reason, 0) + count
+        return tuple(ExitCount(2, "L1", *one) for one in sorted(counts.items()))
 
     def _processor_result(self, processor: Processor) -> ProcessorResult:
         rip = processor.state.rip
@@ -183,3 +192,10 @@ def state_name(processor: Processor) -> str:
     if processor.root is not None and processor.guest is None:
         return "L0 waits" if processor.is_idle else "running"
     return _STATES[processor.activity]
+
+
+def level_of(system: System, processor: Processor) -> str:
+    """Return who runs on a processor: L0, L1 or L2."""
+    if processor.guest is not None:
+        return "L2"
+    return "L1"

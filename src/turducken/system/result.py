@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from turducken.machine.machine import Outcome
+from turducken.machine.machine import Outcome, Unclaimed
 
 SUCCESSES = frozenset({Outcome.UNTIL})
 SUCCESS_STATUS, FAILURE_STATUS, USAGE_STATUS, LIMIT_STATUS = 0, 1, 2, 3
@@ -34,13 +34,13 @@ class TlbTotals:
 
 
 @dataclass(frozen=True, slots=True)
-class Unclaimed:
-    """An access that nothing in the machine answers, seen for the first time."""
+class ExitCount:
+    """How many VM exits with ``reason`` came from ``level`` (1 or 2) and were for ``handler``."""
 
-    kind: str
-    address: int
-    size: int
-    value: int
+    level: int
+    handler: str
+    reason: int
+    count: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +52,7 @@ class Result:
     matched: str | None
     """The line that a pattern matched."""
     cpus: Sequence[ProcessorResult]
+    exits: Sequence[ExitCount]
     tlb: TlbTotals
     guest_nanoseconds: int
     host_seconds: float

@@ -1,0 +1,49 @@
+"""The commands, put together."""
+
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+
+from turducken.cli import listing, run
+from turducken.cli.teaching import group_with
+
+EXAMPLES = """\
+ Examples
+
+   turducken run                          the shipped guest hypervisor, tested from inside
+   turducken run lhv-i386-pae --cpus 2    another of the shipped images, two processors
+   turducken run my-hypervisor.elf --cmdline "console=com1" --until "all tests passed"
+   turducken images                       what is shipped
+   turducken COMMAND --help               the options of a command, and more examples
+"""
+
+app = typer.Typer(
+    name="turducken",
+    cls=group_with(EXAMPLES),
+    help="A guest inside a guest hypervisor inside a hypervisor, on an emulated Intel VMX machine.",
+    rich_markup_mode="rich",
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"turducken {version('turducken')}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def _start(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Say which.")
+    ] = False,
+) -> None:
+    if context.invoked_subcommand is None:
+        context.get_help()
+
+
+run.mount(app)
+listing.mount(app)

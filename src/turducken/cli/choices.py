@@ -1,0 +1,158 @@
+"""The options that say what a system is made of, shared by the commands that make one."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from turducken.cli.errors import InputError
+from turducken.machine.boot import Module
+from turducken.machine.boot.container import read_file
+from turducken.mmu.policy import POLICIES
+from turducken.system import (
+    DEFAULT_IMAGE,
+    Mode,
+    Stops,
+    SystemOptions,
+    find_image,
+    parse_size,
+    shipped_images,
+)
+from turducken.vmx.profile import list_profiles, load_profile
+
+_MACHINE, _STOP = "The machine", "When to stop"
+
+Image = Annotated[
+    str,
+    typer.Argument(
+        metavar="IMAGE",
+        help=f"A shipped image ({', '.join(shipped_images())}) or the path of a Multiboot image "
+        "(gzip too).",
+    ),
+]
+ModeOption = Annotated[
+    Mode,
+    typer.Option(
+        "--mode",
+        rich_help_panel=_MACHINE,
+        help="nested: under our hypervisor. bare: directly on the machine.",
+    ),
+]
+Cpus = Annotated[
+    int, typer.Option(metavar="N", rich_help_panel=_MACHINE, help="Processors, 1 to 255.")
+]
+Memory = Annotated[
+    str,
+    typer.Option(
+        metavar="SIZE", rich_help_panel=_MACHINE, help="What the image gets, as 512M or 4G."
+    ),
+]
+Cmdline = Annotated[
+    str,
+    typer.Option(
+        metavar="TEXT", rich_help_panel=_MACHINE, help="The command line after the image's name."
+    ),
+]
+Modules = Annotated[
+    list[str],
+    typer.Option(
+        "--module",
+        metavar="FILE[:TEXT]",
+        rich_help_panel=_MACHINE,
+        help="A Multiboot module and its text. Repeatable.",
+    ),
+]
+ProfileOption = Annotated[
+    str,
+    typer.Option(
+        "--profile",
+        metavar="NAME|FILE",
+        rich_help_panel=_MACHINE,
+        help=f"What processor it is: {', '.join(list_profiles())}, or a TOML file.",
+    ),
+]
+Tlb = Annotated[
+    str,
+    typer.Option(
+        metavar="POLICY",
+        rich_help_panel=_MACHINE,
+        help=f"How long translations stay cached: {', '.join(POLICIES)}.",
+    ),
+]
+Seed = Annotated[
+    int,
+    typer.Option(
+        metavar="N",
+        rich_help_panel=_MACHINE,
+        help="Another schedule of the processors, and other choices of --tlb random. 0: in turn.",
+    ),
+]
+Until = Annotated[
+    str | None,
+    typer.Option(metavar="REGEX", rich_help_panel=_STOP, help="A line of the console: status 0."),
+]
+FailOn = Annotated[
+    str | None,
+    typer.Option(metavar="REGEX", rich_help_panel=_STOP, help="A line of the console: status 1."),
+]
+MaxInstructions = Annotated[
+    int | None,
+    typer.Option(metavar="N", rich_help_panel=_STOP, help="Of all processors together: status 3."),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class SystemChoices:
+    """The options as the user wrote them."""
+
+    image: str = DEFAULT_IMAGE
+    mode: Mode = Mode.BARE
+    cpus: int = 1
+    memory: str = "256M"
+    cmdline: str = ""
+    modules: tuple[str, ...] = ()
+    profile: str = "default"
+    tlb: str = "keep"
+    seed: int = 0
+
+    def resolve(self) -> SystemOptions:
+        """Read the files; raise what `turducken.cli.errors.is_users` knows."""
+        options = SystemOptions(
+            image=find_image(self.image),
+            mode=self.mode,
+            cpus=self.cpus,
+            memory=parse_size(self.memory),
+            text=self.cmdline,
+            modules=[read_module(one) for one in self.modules],
+            profile=load_profile(self.profile),
+            tlb=self.tlb,
+            seed=self.seed,
+        )
+        options.check()
+        return options
+
+
+def read_module(argument: str) -> Module:
+    """Return the module that ``FILE[:TEXT]`` names; FILE may have colons if there is no TEXT."""
+    name, text = argument, ""
+    if ":" in argument and not Path(argument).exists():
+        name, text = argument.split(":", 1)
+    return Module(Path(name).name, read_file(name), text)
+
+
+def make_stops(until: str | None, fail_on: str | None, max_instructions: int | None) -> Stops:
+    """Return what is to end a run."""
+    if max_instructions is not None and max_instructions < 1:
+        raise InputError(f"--max-instructions {max_instructions}: at least one is needed")
+    return Stops(_pattern("--until", until), _pattern("--fail-on", fail_on), max_instructions)
+
+
+def _pattern(option: str, text: str | None) -> re.Pattern[str] | None:
+    if text is None:
+        return None
+    try:
+        return re.compile(text)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise InputError(f"{option} {text!r}: not a regular expression: {error}") from None

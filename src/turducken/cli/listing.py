@@ -1,0 +1,27 @@
+"""``turducken images`` and ``turducken profiles``: what comes with the package."""
+
+import typer
+
+from turducken.system import find_image, shipped_images
+from turducken.vmx.profile import list_profiles, load_profile
+
+
+def mount(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command("images")(images)
+    app.command("profiles")(profiles)
+
+
+def images() -> None:
+    """List the images that come with the package, with their files."""
+    for name, path in shipped_images().items():
+        image = find_image(name)
+        size = sum(len(one.data) for one in image.segments)
+        print(f"{name:16} {size / 1024:5.0f} KiB, loads at {image.start:#x}  {path}")
+
+
+def profiles() -> None:
+    """List the processor profiles that come with the package."""
+    for name in list_profiles():
+        profile = load_profile(name)
+        print(f"{name:16} {profile.description}")

@@ -1,0 +1,45 @@
+"""Numbers and outcomes in words."""
+
+from turducken.machine.machine import Outcome
+from turducken.system import Result
+
+_OUTCOMES = {
+    Outcome.TRIPLE_FAULT: "triple fault",
+    Outcome.HALTED: "all processors halted for good",
+    Outcome.LIMIT: "the limit of instructions was reached",
+}
+
+
+def outcome_in_words(result: Result) -> str:
+    """Return how a run ended."""
+    if result.outcome is Outcome.GUEST_EXIT:
+        verdict = "success" if result.code == 0 else "failure"
+        return f"the guest ended the run with {result.code} ({verdict})"
+    if result.outcome in (Outcome.UNTIL, Outcome.FAIL_ON):
+        return f"--{result.outcome.value} matched: {result.matched}"
+    return _OUTCOMES[result.outcome]
+
+
+def short_number(value: float) -> str:
+    """Return a number with three figures or so: 7, 12.3 k, 4.56 M."""
+    for factor, suffix in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if value >= factor:
+            return f"{value / factor:.3g}{suffix}" if value < 999.5 * factor else _large(value)
+    return f"{value:.3g}"
+
+
+def _large(value: float) -> str:
+    return f"{value / 1e9:,.0f} G"
+
+
+def short_time(seconds: float) -> str:
+    """Return a time with its unit: 12.3 ms, 4.56 s."""
+    for factor, unit in ((1, "s"), (1e-3, "ms"), (1e-6, "us")):
+        if seconds >= factor:
+            return f"{seconds / factor:.3g} {unit}"
+    return f"{seconds * 1e9:.3g} ns"
+
+
+def plural(number: int, noun: str) -> str:
+    """Return ``1 processor``, ``2 processors``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
