@@ -5,7 +5,8 @@ import time
 
 from rich import box
 from rich.columns import Columns
-from rich.console import Console as Terminal, Group, RenderableType
+from rich.console import Console as Terminal
+from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.panel import Panel
 from rich.table import Table

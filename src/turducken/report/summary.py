@@ -2,7 +2,8 @@
 
 from rich import box
 from rich.columns import Columns
-from rich.console import Console as Terminal, Group, RenderableType
+from rich.console import Console as Terminal
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
