@@ -1,0 +1,144 @@
+"""L0: what its processors share, and where they begin."""
+
+from collections.abc import Callable, Generator, Sequence
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from turducken.address import PAGE_SIZE, Gpa1
+from turducken.arch import msr
+from turducken.hypervisor import l1_exits, l2_exits
+from turducken.hypervisor.boot import BootRegisters
+from turducken.hypervisor.capabilities import CAPABILITY_MSRS, Offer
+from turducken.hypervisor.events import Events
+from turducken.hypervisor.faults import Faults
+from turducken.hypervisor.frames import FrameAllocator
+from turducken.hypervisor.interprocessor import start_processor
+from turducken.hypervisor.mtrr import mtrr_numbers
+from turducken.hypervisor.shadow import ShadowPolicyName
+from turducken.hypervisor.vcpu import Handling, Vcpu
+from turducken.memory import PhysicalMemory
+from turducken.vmx.interface import VmxProcessor, Wait
+
+if TYPE_CHECKING:
+    pass
+
+_LOW_WRITE, _HIGH_READ, _HIGH_WRITE = 2048, 1024, 3072
+_GIVE_OTHERS_TIME = 4
+"""Turns that the boot processor waits for the others before it sends them a startup IPI."""
+
+
+class Hypapp(Protocol):
+    """An application on L0, as far as L0 itself calls it.
+
+    Each method returns False where the application has nothing to do with what happened, else None
+    or, where it must wait, a generator for the processor to run.
+    """
+
+    def on_hypercall(self, vcpu: Vcpu) -> "Handling | Literal[False]":
+        """L1 executed VMCALL."""
+
+    def on_violation(self, vcpu: Vcpu, gpa1: Gpa1, access: int) -> "Handling | Literal[False]":
+        """L1 or L2 made an access (R, W, X as 1, 2, 4) that EPT01 does not allow."""
+
+
+class Hypervisor:
+    """L0 for ``processors`` processors: a `turducken.vmx.interface.RootSoftware`.
+
+    ``private`` (host-physical, whole frames of RAM) is L0's own. ``boot`` is where L1 begins. Of the
+    private memory each processor's EPT02s may use ``shadow_frames`` frames (default: a share of
+    what is there).
+    """
+
+    def __init__(
+        self,
+        memory: PhysicalMemory,
+        private: range,
+        processors: int,
+        boot: BootRegisters,
+        *,
+        shadow: ShadowPolicyName = "cached",
+        offer: Offer | None = None,
+        apps: Sequence[Hypapp] = (),
+        faults: Faults | None = None,
+        shadow_frames: int | None = None,
+    ) -> None:
+        self.memory = memory
+        self.frames = FrameAllocator(memory, private)
+        self.count = processors
+        self.boot = boot
+        self.shadow_policy = shadow
+        self.offer = offer or Offer()
+        self.apps = tuple(apps)
+        self.faults = faults or Faults()
+        self.events = Events()
+        self.vcpus: list[Vcpu] = []
+        total = len(private) // PAGE_SIZE
+        self.shadow_frames = shadow_frames or max(16, total // (2 * processors))
+        self.host_root = self.frames.allocate()
+        self.answered_msrs = frozenset(CAPABILITY_MSRS)
+        """MSRs that L0 answers for L1."""
+        self.guarded_msrs = frozenset({*mtrr_numbers(32), msr.IA32_APIC_BASE})
+        """MSRs whose writes L0 looks at."""
+        self.msr_bitmap = self.frames.allocate()
+        self.msr_bitmap_number = self._make_msr_bitmap()
+        self.l1_handlers: dict[int, Callable[[Vcpu], Handling]] = l1_exits.HANDLERS
+        self.l2_handler: Callable[[Vcpu], Handling] = l2_exits.on_exit
+
+    def _make_msr_bitmap(self) -> int:
+        """SDM 3C, "MSR-Bitmap Address": reads of low MSRs from byte 0, writes from 2048."""
+        number = 0
+        for index in self.answered_msrs:
+            number |= 1 << index
+        for index in self.guarded_msrs:
+            number |= 1 << 8 * _LOW_WRITE + index
+        self.memory.write(self.msr_bitmap, number.to_bytes(PAGE_SIZE, "little"))
+        return number
+
+    # The program
+
+    def run(self, processor: VmxProcessor) -> Generator[Wait, None, None]:
+        """Run on one processor, from reset or from a startup IPI on."""
+        vcpu = Vcpu(self, processor)
+        self.vcpus.append(vcpu)
+        self.vcpus.sort(key=lambda one: one.index)
+        if processor.index == 0:
+            for number, value in enumerate(self.boot.general()):
+                processor.gpr[number] = value
+            yield from self._start_others(processor)
+        yield from vcpu.run()
+
+    def _start_others(self, processor: VmxProcessor) -> Generator[Wait, None, None]:
+        turns = 0
+        while len(self.vcpus) < self.count:
+            if turns == _GIVE_OTHERS_TIME:
+                for index in range(self.count):
+                    if all(one.index != index for one in self.vcpus):
+                        start_processor(processor, index)
+            turns += 1
+            yield Wait.OTHERS
+
+    # Hypapps
+
+    def hypercall(self, vcpu: Vcpu) -> "Handling | Literal[False]":
+        """Offer L1's VMCALL to the hypapps."""
+        for app in self.apps:
+            handling = app.on_hypercall(vcpu)
+            if handling is not False:
+                return handling
+        return False
+
+    def app_violation(self, vcpu: Vcpu, gpa1: Gpa1, access: int) -> "Handling | Literal[False]":
+        """Offer an access that EPT01 does not allow to the hypapps."""
+        for app in self.apps:
+            handling = app.on_violation(vcpu, gpa1, access)
+            if handling is not False:
+                return handling
+        return False
+
+    def refuse_access(self, vcpu: Vcpu, gpa1: Gpa1, access: int) -> Handling:
+        """Offer an access that EPT01 does not allow to the hypapps, or refuse it."""
+        handling = self.app_violation(vcpu, gpa1, access)
+        if handling is False:
+            return l1_exits.refuse(vcpu)
+        if handling is None:
+            vcpu.inject_again()
+        return handling

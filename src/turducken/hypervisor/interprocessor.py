@@ -1,0 +1,36 @@
+"""Interrupts between processors, through the local APIC: SDM 3A, "Interrupt Command Register"."""
+
+from turducken.arch import msr
+from turducken.vmx.interface import VmxProcessor
+
+_BASE_ADDRESS = 0xF_FFFF_F000
+_X2APIC_ENABLED = 1 << 10
+_X2APIC_ICR = 0x830
+_ICR_LOW, _ICR_HIGH = 0x300, 0x310
+_NMI, _INIT, _STARTUP = 0x400, 0x500, 0x600
+_ASSERT = 0x4000
+
+
+def _send(processor: VmxProcessor, target: int, command: int) -> None:
+    base = processor.rdmsr(msr.IA32_APIC_BASE) or 0
+    if base & _X2APIC_ENABLED:
+        processor.wrmsr(_X2APIC_ICR, target << 32 | command)
+        return
+    registers = base & _BASE_ADDRESS
+    # The upper half is L1's too: it may be between its two writes of a command of its own.
+    before = processor.memory.load(registers + _ICR_HIGH, 4)
+    processor.memory.store(registers + _ICR_HIGH, 4, target << 24)
+    processor.memory.store(registers + _ICR_LOW, 4, command)
+    processor.memory.store(registers + _ICR_HIGH, 4, before or 0)
+
+
+def send_nmi(processor: VmxProcessor, target: int) -> None:
+    """Send an NMI to the processor with APIC ID ``target``."""
+    _send(processor, target, _ASSERT | _NMI)
+
+
+def start_processor(processor: VmxProcessor, target: int) -> None:
+    """Start another processor: INIT and two startup IPIs (the vector does not matter to L0)."""
+    _send(processor, target, _ASSERT | _INIT)
+    for _ in range(2):
+        _send(processor, target, _ASSERT | _STARTUP)

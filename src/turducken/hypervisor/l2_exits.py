@@ -1,0 +1,210 @@
+"""VM exits of L2: who gets each, as a table, and what L0 does with those it keeps."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from turducken.address import Gpa2
+from turducken.hypervisor.events import ShadowFilled
+from turducken.hypervisor.l1_exits import on_rdmsr, on_wrmsr
+from turducken.hypervisor.shadow.compose import (
+    Denied01,
+    Denied12,
+    Filled,
+    LogFull,
+    Misconfigured12,
+)
+from turducken.vmx import vmcs_fields as f
+from turducken.vmx.controls import PinBased, Primary
+from turducken.vmx.exit_information import (
+    EPT_QUALIFICATION,
+    INTERRUPTION_TYPE,
+    EventType,
+)
+from turducken.vmx.exit_reasons import ENTRY_FAILURE
+from turducken.vmx.exit_reasons import ExitReason as R
+
+if TYPE_CHECKING:
+    from turducken.hypervisor.vcpu import Handling, Vcpu
+
+_ACCESS = EPT_QUALIFICATION.mask("READ", "WRITE", "FETCH")
+_WRITE = EPT_QUALIFICATION.mask("WRITE")
+_ALLOWED = EPT_QUALIFICATION.mask("READABLE", "WRITABLE", "EXECUTABLE", "USER_EXECUTABLE")
+_RWX = 7
+_ALLOWED_SHIFT = EPT_QUALIFICATION["READABLE"].low
+_USER_EXECUTE = 1 << 10
+_USER_EXECUTABLE = EPT_QUALIFICATION.mask("USER_EXECUTABLE")
+_LOW = 0xFFFF_FFFF
+_RCX = 1
+_LOW_MSRS, _HIGH_MSRS = range(0x2000), range(0xC000_0000, 0xC000_2000)
+
+
+def on_exit(vcpu: "Vcpu") -> "Handling":
+    """Handle a VM exit of L2: keep it or give it to L1."""
+    context = vcpu.nested.current
+    assert context is not None
+    slots = context.vmcs02.slots
+    reason = slots[f.EXIT_REASON.slot]
+    counts = vcpu.statistics.exits_l2
+    counts[reason] = counts.get(reason, 0) + 1
+    if reason & ENTRY_FAILURE:
+        vcpu.nested.entry_failed(reason & 0xFFFF, slots[f.EXIT_QUALIFICATION.slot])
+        return None
+    context.is_launched = True
+    route = _ROUTES.get(reason)
+    if route is not None:
+        return route(vcpu)
+    reflect(vcpu, reason, slots[f.EXIT_QUALIFICATION.slot])
+    return None
+
+
+def reflect(vcpu: "Vcpu", reason: int, qualification: int) -> None:
+    """Give the exit to L1."""
+    counts = vcpu.statistics.reflected
+    counts[reason] = counts.get(reason, 0) + 1
+    if vcpu.events.subscribers:
+        vcpu.publish_exit(2, "L1")
+    vcpu.nested.exit_to_l1(reason, qualification)
+
+
+def _keep(vcpu: "Vcpu") -> None:
+    """L0 keeps the exit: what was being delivered goes on when L2 does."""
+    if vcpu.events.subscribers:
+        vcpu.publish_exit(2, "L0")
+    vcpu.inject_again()
+
+
+# Events
+
+
+def _on_exception_or_nmi(vcpu: "Vcpu") -> "Handling":
+    """Exceptions exit where L1 wants them; an NMI may be L0's own."""
+    slots = vcpu.current.slots
+    information = slots[f.EXIT_INTERRUPTION_INFORMATION.slot]
+    if INTERRUPTION_TYPE.get(information) == EventType.NMI and vcpu.system.count > 1:
+        vcpu.nmi.arrived()
+        _keep(vcpu)
+    else:
+        reflect(vcpu, R.EXCEPTION_OR_NMI, slots[f.EXIT_QUALIFICATION.slot])
+    return None
+
+
+def _on_nmi_window(vcpu: "Vcpu") -> "Handling":
+    if vcpu.nmi.l1_wants_window() and not vcpu.nmi.is_pending:
+        reflect(vcpu, R.NMI_WINDOW, 0)
+    else:
+        _keep(vcpu)
+    return None
+
+
+# MSRs: L1's where its bitmaps say so, L0's where only L0's do
+
+
+def _l1_wants_msr(vcpu: "Vcpu", *, write: bool) -> bool:
+    context = vcpu.nested.current
+    assert context is not None
+    if not context.controls.has_primary(Primary.USE_MSR_BITMAPS):
+        return True
+    index = vcpu.processor.gpr[_RCX] & _LOW
+    if index in _LOW_MSRS:
+        place = index
+    elif index in _HIGH_MSRS:
+        place = 0x2000 + (index & 0x1FFF)
+    else:
+        return True
+    address = context.vmcs12.read(f.MSR_BITMAPS) + (2048 if write else 0) + (place >> 3)
+    return bool(vcpu.memory.load(address, 1) >> (place & 7) & 1)
+
+
+def _on_rdmsr(vcpu: "Vcpu") -> "Handling":
+    if _l1_wants_msr(vcpu, write=False):
+        reflect(vcpu, R.RDMSR, 0)
+        return None
+    _keep(vcpu)
+    return on_rdmsr(vcpu)
+
+
+def _on_wrmsr(vcpu: "Vcpu") -> "Handling":
+    if _l1_wants_msr(vcpu, write=True):
+        reflect(vcpu, R.WRMSR, 0)
+        return None
+    _keep(vcpu)
+    return on_wrmsr(vcpu)
+
+
+# EPT
+
+
+def _on_ept_violation(vcpu: "Vcpu") -> "Handling":
+    """EPT02 lacks what L2 wants: the heart of the shadow."""
+    context = vcpu.nested.current
+    assert context is not None
+    slots = context.vmcs02.slots
+    qualification = slots[f.EXIT_QUALIFICATION.slot]
+    gpa2 = Gpa2(slots[f.GUEST_PHYSICAL_ADDRESS.slot])
+    if context.root12 is None:
+        return _without_ept12(vcpu, gpa2, qualification)
+    found = vcpu.shadow.fill(gpa2, qualification & _ACCESS)
+    if isinstance(found, Filled):
+        if vcpu.events.subscribers:
+            vcpu.events.publish(
+                ShadowFilled(vcpu.index, found.gpa2, found.shift, found.entry, found.gpa1)
+            )
+        _keep(vcpu)
+        return None
+    if isinstance(found, Denied12):
+        reflect(vcpu, R.EPT_VIOLATION, _as_l1_sees(qualification, found.allowed))
+    elif isinstance(found, Misconfigured12):
+        reflect(vcpu, R.EPT_MISCONFIGURATION, 0)
+    elif isinstance(found, LogFull):
+        reflect(vcpu, R.PML_FULL, 0)
+    else:
+        return _denied_by_ept01(vcpu, found, qualification)
+    return None
+
+
+def _as_l1_sees(qualification: int, allowed: int) -> int:
+    """Return the qualification with the rights that EPT12's entries give together."""
+    qualification &= ~_ALLOWED
+    qualification |= (allowed & _RWX) << _ALLOWED_SHIFT
+    return qualification | (_USER_EXECUTABLE if allowed & _USER_EXECUTE else 0)
+
+
+def _denied_by_ept01(vcpu: "Vcpu", found: Denied01, qualification: int) -> "Handling":
+    """A hypapp's affair; without one, L1 learns that its mapping leads nowhere."""
+    handling = vcpu.system.app_violation(vcpu, found.gpa1, qualification & _ACCESS)
+    if handling is not False:
+        if handling is None:
+            _keep(vcpu)
+        return handling
+    reflect(vcpu, R.EPT_VIOLATION, _as_l1_sees(qualification, 0))
+    return None
+
+
+def _without_ept12(vcpu: "Vcpu", gpa2: Gpa2, qualification: int) -> "Handling":
+    """L2 without EPT runs under EPT01: its physical addresses are L1's."""
+    gpa1 = gpa2
+    place = vcpu.ept01.find(gpa1)  # type: ignore[arg-type]
+    access = qualification & _ACCESS
+    _keep(vcpu)
+    if place is not None and not access & ~place.entry:
+        return None
+    return vcpu.system.refuse_access(vcpu, gpa1, access)  # type: ignore[arg-type]
+
+
+def _on_ept_misconfiguration(vcpu: "Vcpu") -> "Handling":
+    raise AssertionError(
+        f"EPT02 is misconfigured at {vcpu.current.read(f.GUEST_PHYSICAL_ADDRESS):#x}"
+    )
+
+
+_ROUTES: "dict[int, Callable[[Vcpu], Handling]]" = {
+    R.EXCEPTION_OR_NMI: _on_exception_or_nmi,
+    R.NMI_WINDOW: _on_nmi_window,
+    R.RDMSR: _on_rdmsr,
+    R.WRMSR: _on_wrmsr,
+    R.EPT_VIOLATION: _on_ept_violation,
+    R.EPT_MISCONFIGURATION: _on_ept_misconfiguration,
+}
+"""Exits that L0 looks at first; all others are L1's, since only L1's controls ask for them."""
+
+_UNUSED = PinBased

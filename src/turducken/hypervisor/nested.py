@@ -1,0 +1,494 @@
+"""L2: entering it for L1, and giving L1 its VM exits.
+
+The hot path is one VM exit of L2 that L1 gets and the VMRESUME that follows. What it moves are runs of
+fields (`turducken.hypervisor.merge`); what it checks and computes, it remembers.
+"""
+
+from collections import OrderedDict
+from typing import TYPE_CHECKING
+
+from turducken.address import PAGE_SIZE, Gpa1, Hpa
+from turducken.arch import msr
+from turducken.arch.registers import CR0, CR3, CR4, EFER
+from turducken.hypervisor.events import NestedEntry
+from turducken.hypervisor.host_state import (
+    HostImage,
+    host_image,
+    load_host_image,
+    set_own_host_state,
+)
+from turducken.hypervisor.merge import (
+    DIRECT_CONTROL_SLOTS,
+    ENTRY_OWN,
+    NO_LINK,
+    Adjust,
+    Controls12,
+    Needs,
+    Pages02,
+    kept_by_exit,
+    merge_controls,
+)
+from turducken.hypervisor.msr_lists import MsrLists
+from turducken.hypervisor.shadow.compose import EptView, Log12
+from turducken.hypervisor.shadow.policy import Root12
+from turducken.hypervisor.vmx_unit import CachedVmcs
+from turducken.paging import entries as e
+from turducken.paging.formats import Features
+from turducken.vmx import vmcs_fields as f
+from turducken.vmx.checks import EntryChecker
+from turducken.vmx.controls import Entry, PinBased, Primary, Secondary
+from turducken.vmx.exit_fields import EXIT_FIELDS
+from turducken.vmx.exit_information import (
+    BLOCKING_BY_MOV_SS,
+    BLOCKING_BY_NMI,
+    INTERRUPTION_TYPE,
+    INTERRUPTION_VALID,
+    EventType,
+)
+from turducken.vmx.exit_reasons import ENTRY_FAILURE, ExitReason
+from turducken.vmx.instructions import VmResult
+from turducken.vmx.vmcs import Slots, Vmcs
+
+if TYPE_CHECKING:
+    from turducken.hypervisor.vcpu import Vcpu
+
+_LMA, _LME = EFER.mask("LMA"), EFER.mask("LME")
+_PG, _PAE = CR0.mask("PG"), CR4.mask("PAE")
+_PAE_BASE = CR3.mask("PAE_ADDRESS")
+_MAX_CONTEXTS = 64
+_MSR_LIST_FRAMES = 2
+_ALL_ONES = b"\xff" * PAGE_SIZE
+
+
+def _information_slots() -> dict[int, tuple[int, ...]]:
+    """For each exit reason, the slots of the exit information that it saves."""
+    table = {}
+    for reason, fields in EXIT_FIELDS.items():
+        slots = [f.EXIT_INTERRUPTION_INFORMATION.slot, f.IDT_VECTORING_INFORMATION.slot]
+        if fields.linear:
+            slots.append(f.GUEST_LINEAR_ADDRESS.slot)
+        if fields.physical:
+            slots.append(f.GUEST_PHYSICAL_ADDRESS.slot)
+        if fields.length:
+            slots.append(f.EXIT_INSTRUCTION_LENGTH.slot)
+        if fields.information:
+            slots.append(f.EXIT_INSTRUCTION_INFORMATION.slot)
+        if fields.interruption:
+            slots.append(f.EXIT_INTERRUPTION_ERROR_CODE.slot)
+        if fields.vectoring:
+            slots.append(f.IDT_VECTORING_ERROR_CODE.slot)
+        table[int(reason)] = tuple(slots)
+    return table
+
+
+_INFORMATION = _information_slots()
+
+
+class Context:
+    """What L0 keeps for one VMCS12: its fields, its VMCS02, and what it has worked out."""
+
+    __slots__ = (
+        "controls",
+        "generation",
+        "image",
+        "is_launched",
+        "kept",
+        "merged",
+        "region12",
+        "root12",
+        "vmcs02",
+        "vmcs12",
+    )
+
+    def __init__(self, region12: int, vmcs12: CachedVmcs, vmcs02: Vmcs) -> None:
+        self.region12 = region12
+        self.vmcs12 = vmcs12
+        self.vmcs02 = vmcs02
+        self.is_launched = False
+        """VMCS02 has been launched."""
+        self.merged = b""
+        """VMCS12's controls as they were when VMCS02's were worked out."""
+        self.generation = -1
+        self.controls = Controls12(0, 0, 0, 0, 0)
+        self.kept: tuple[int, ...] = ()
+        self.image: HostImage | None = None
+        self.root12: Root12 | None = None
+
+
+class Nested:
+    """One processor's L2s."""
+
+    def __init__(self, vcpu: "Vcpu") -> None:
+        self._vcpu = vcpu
+        system = vcpu.system
+        self._frames = system.frames
+        self._memory = system.memory
+        self._checker = EntryChecker(vcpu.capabilities12)
+        self._contexts: OrderedDict[int, Context] = OrderedDict()
+        self.current: Context | None = None
+        """The context of the L2 that runs or ran last."""
+        frame = self._frames.allocate
+        self._scratch = Vmcs(self._memory, frame())
+        self._pages = Pages02(
+            frame(),
+            self._frames.allocate_run(_MSR_LIST_FRAMES),
+            self._frames.allocate_run(_MSR_LIST_FRAMES),
+        )
+        self._ones = frame()
+        self._memory.write(self._ones, _ALL_ONES)
+        self._merged_bitmap = b""
+        self.lists = MsrLists(vcpu, self._pages)
+        real = vcpu.capabilities
+        self._adjust = Adjust(
+            real.pin.adjust,
+            real.primary.adjust,
+            real.secondary.adjust,
+            real.exit.adjust,
+            real.entry.adjust,
+        )
+        self.needs = Needs(nmi_exiting=system.count > 1)
+        self.generation = 0
+        """Changes whenever translated addresses may have become wrong."""
+        features = vcpu.ept_features12
+        self._views = {
+            (ad, mode_based): EptView(
+                Features(
+                    maxphyaddr=features.maxphyaddr,
+                    pages_1gib=features.pages_1gib,
+                    pages_2mib=features.pages_2mib,
+                    execute_only=features.execute_only,
+                    mode_based_execute=mode_based,
+                ),
+                accessed_dirty=ad,
+            )
+            for ad in (False, True)
+            for mode_based in (False, True)
+        }
+        self._launching = False
+
+    # Contexts
+
+    def place(self, region12: int) -> CachedVmcs:
+        """Return L0's frame for the VMCS12 at a Gpa1."""
+        return self.context(region12).vmcs12
+
+    def context(self, region12: int) -> Context:
+        """Return the context of the VMCS12 at a Gpa1; make one where there is none."""
+        context = self._contexts.get(region12)
+        if context is None:
+            context = self._make_context(region12)
+        self._contexts.move_to_end(region12)
+        return context
+
+    def _make_context(self, region12: int) -> Context:
+        if len(self._contexts) >= _MAX_CONTEXTS:
+            _, oldest = self._contexts.popitem(last=False)
+            self._vcpu.processor.vmclear(Hpa(oldest.vmcs02.region))
+            self._vcpu.select(self._vcpu.current)
+            vmcs12, vmcs02 = oldest.vmcs12, oldest.vmcs02
+            if self.current is oldest:
+                self.current = None
+        else:
+            vmcs12 = CachedVmcs(self._memory, self._frames.allocate())
+            vmcs02 = Vmcs(self._memory, self._frames.allocate())
+        self._memory.write(vmcs02.region, bytes(PAGE_SIZE))
+        vmcs02.set_header(self._vcpu.capabilities.revision)
+        self._vcpu.processor.vmclear(Hpa(vmcs02.region))
+        set_own_host_state(vmcs02, self._vcpu.capabilities, self._vcpu.system.host_root, _PAT)
+        vmcs02.write(f.VMCS_LINK_POINTER, NO_LINK)
+        context = self._contexts[region12] = Context(region12, vmcs12, vmcs02)
+        return context
+
+    # Entry
+
+    def enter(self, *, is_launch: bool) -> VmResult | None:
+        """VMLAUNCH or VMRESUME of L1: return how it failed, or None where L2 runs or an exit follows.
+
+        With None, the current VMCS of the processor is the one to enter next.
+        """
+        vcpu = self._vcpu
+        unit = vcpu.unit
+        slots01 = vcpu.vmcs01.slots
+        blocking = slots01[f.GUEST_INTERRUPTIBILITY.slot]
+        refused = unit.entry_precondition(
+            is_launch=is_launch, is_blocked_by_mov_ss=bool(blocking & BLOCKING_BY_MOV_SS)
+        )
+        if refused is not None:
+            return refused
+        vmcs12 = unit.current12
+        context = self._contexts[unit.pointer]
+        failure = self._checker.check(
+            vmcs12,
+            vcpu.memory,
+            is_ia32e_mode=bool(slots01[f.GUEST_EFER.slot] & _LMA),
+            pointer=unit.pointer,
+        )
+        if failure is not None:
+            if failure.error is not None:
+                return unit.fail(failure.error)
+            self._prepare(context, vmcs12)
+            self._fail_entry(context, ExitReason.ENTRY_FAILURE_GUEST_STATE, failure.qualification)
+            return None
+        self._prepare(context, vmcs12)
+        wrong = self.lists.prepare_entry(vmcs12, context.vmcs02)
+        if wrong:
+            self._fail_entry(context, ExitReason.ENTRY_FAILURE_MSR_LOADING, wrong)
+            return None
+        self._load_guest(context)
+        self._flush_transition(context)
+        self._start(context, is_launch=is_launch)
+        if vcpu.init_pending:
+            self._exit_for_init(context)
+        return None
+
+    def _exit_for_init(self, context: Context) -> None:
+        """An INIT that L1's root operation blocked is taken as soon as L2 runs."""
+        self._vcpu.init_pending = False
+        slots = context.vmcs02.slots
+        slots[f.EXIT_INTERRUPTION_INFORMATION.slot] = slots[f.IDT_VECTORING_INFORMATION.slot] = 0
+        self.exit_to_l1(ExitReason.INIT, 0)
+
+    def _prepare(self, context: Context, vmcs12: CachedVmcs) -> None:
+        """Bring what depends on VMCS12's controls and host state up to date."""
+        self.current = context
+        controls = vmcs12.pack(f.CHECKED_CONTROL_SLOTS)
+        if controls != context.merged or context.generation != self.generation:
+            self._merge(context, vmcs12)
+            context.merged = controls
+        image = context.image
+        key = vmcs12.pack(f.HOST_SLOTS), context.controls.exit
+        if image is None or image.key != key:
+            context.image = host_image(vmcs12, context.controls.exit, self._scratch)
+
+    def _merge(self, context: Context, vmcs12: CachedVmcs) -> None:
+        controls = context.controls = Controls12.of(vmcs12)
+        vcpu = self._vcpu
+        merge_controls(
+            context.vmcs02,
+            vmcs12,
+            controls,
+            self.needs,
+            self._adjust,
+            translate=self._translate,
+            pages=self._pages,
+            vpid=vcpu.vpids.of(vmcs12.read(f.VPID) if controls.uses_vpid else 0),
+        )
+        context.kept = tuple(one.slot for one in kept_by_exit(controls))
+        context.generation = self.generation
+        context.root12 = None
+        if controls.uses_ept:
+            eptp12 = vmcs12.read(f.EPTP)
+            view = self._views[
+                bool(eptp12 & e.EPTP_AD), controls.has_secondary(Secondary.MODE_BASED_EXECUTE)
+            ]
+            context.root12 = Root12(eptp12, view)
+
+    def _translate(self, address: int) -> int:
+        """Return the host-physical page of L1's page ``address``; all ones where L1 has none."""
+        frame = self._vcpu.memory.host_frame(Gpa1(address), write=True)
+        return self._ones if frame is None else frame
+
+    def refresh(self) -> None:
+        """EPT01 has changed while L2 runs: translate what VMCS02 holds again."""
+        context = self.current
+        if context is not None and self._vcpu.in_l2 and context.generation != self.generation:
+            for one in f.IO_BITMAP_A, f.IO_BITMAP_B, f.VIRTUAL_APIC_ADDRESS, f.APIC_ACCESS_ADDRESS:
+                if context.vmcs02.read(one):
+                    context.vmcs02.write(one, self._translate(context.vmcs12.read(one)))
+            context.generation = self.generation
+
+    def _load_guest(self, context: Context) -> None:
+        """Copy L2's state and the controls that L1 changes from entry to entry."""
+        vmcs12, vmcs02 = context.vmcs12, context.vmcs02
+        vmcs02.unpack(DIRECT_CONTROL_SLOTS, vmcs12.pack(DIRECT_CONTROL_SLOTS))
+        vmcs02.unpack(f.GUEST_SLOTS, vmcs12.pack(f.GUEST_SLOTS))
+        slots, own = vmcs02.slots, self._vcpu.vmcs01.slots
+        slots[f.VMCS_LINK_POINTER.slot] = NO_LINK
+        entry = context.controls.entry
+        # "IA-32e mode guest" follows EFER.LMA at each exit of VMCS02; at an entry it is L1's.
+        slots[f.ENTRY_CONTROLS.slot] = self._adjust.entry(entry | ENTRY_OWN)
+        if not entry & Entry.LOAD_DEBUG_CONTROLS:
+            slots[f.GUEST_DR7.slot] = own[f.GUEST_DR7.slot]
+            slots[f.GUEST_DEBUGCTL.slot] = own[f.GUEST_DEBUGCTL.slot]
+        if not entry & Entry.LOAD_PAT:
+            slots[f.GUEST_PAT.slot] = own[f.GUEST_PAT.slot]
+        if not entry & Entry.LOAD_EFER:
+            slots[f.GUEST_EFER.slot] = _entered_efer(
+                own[f.GUEST_EFER.slot], entry, slots[f.GUEST_CR0.slot]
+            )
+        if self.needs.nmi_exiting:
+            self._make_room_for_nmi(context)
+        if context.root12 is None:
+            slots[f.EPTP.slot] = self._vcpu.ept01.eptp
+            self._load_pdptes(slots)
+        else:
+            slots[f.EPTP.slot] = self._vcpu.shadow.enter(context.root12)
+            self._vcpu.composer.log = self._log_of(context)
+        if context.controls.primary & Primary.USE_MSR_BITMAPS:
+            self._merge_bitmap(context)
+
+    def _log_of(self, context: Context) -> Log12 | None:
+        if not context.controls.has_secondary(Secondary.ENABLE_PML):
+            return None
+        vmcs12 = context.vmcs12
+        return Log12(Gpa1(vmcs12.read(f.PML_ADDRESS)), vmcs12.read(f.PML_INDEX))
+
+    def _make_room_for_nmi(self, context: Context) -> None:
+        """L0's virtual NMIs: the entry that injects an NMI must find no blocking of them."""
+        slots = context.vmcs02.slots
+        information = slots[f.ENTRY_INTERRUPTION_INFORMATION.slot]
+        if _is_nmi(information) and not context.controls.pin & PinBased.VIRTUAL_NMIS:
+            slots[f.GUEST_INTERRUPTIBILITY.slot] &= ~BLOCKING_BY_NMI
+
+    def _load_pdptes(self, words: Slots) -> None:
+        """An L2 without EPT: VM entry loads the PDPTEs from memory, so L0 does."""
+        is_pae = words[f.GUEST_CR0.slot] & _PG and words[f.GUEST_CR4.slot] & _PAE
+        if not is_pae or words[f.GUEST_EFER.slot] & _LMA:
+            return
+        cr3 = words[f.GUEST_CR3.slot]
+        if self._vcpu.system.faults.pdptes_from_wrong_cr3:
+            cr3 = self._vcpu.vmcs01.read(f.GUEST_CR3)
+        for number, field in enumerate(f.GUEST_PDPTES):
+            words[field.slot] = self._vcpu.memory.load((cr3 & _PAE_BASE) + 8 * number, 8)
+
+    def _merge_bitmap(self, context: Context) -> None:
+        """L2's accesses to MSRs exit where L1 or L0 wants them to."""
+        theirs = self._vcpu.memory.read(context.vmcs12.read(f.MSR_BITMAPS), PAGE_SIZE)
+        if theirs != self._merged_bitmap:
+            self._merged_bitmap = theirs
+            both = int.from_bytes(theirs, "little") | self._vcpu.system.msr_bitmap_number
+            self._memory.write(self._pages.msr_bitmaps, both.to_bytes(PAGE_SIZE, "little"))
+
+    def _flush_transition(self, context: Context) -> None:
+        """SDM 3C, "Operations that Invalidate Cached Mappings": a VM entry without VPID.
+
+        Without VPIDs, L1 and its L2 share VPID 0, and each entry and exit drops its linear and
+        combined mappings. L0 runs the two under VPIDs of its own, and drops both here, once for the
+        entry and for the exit that led to it: in between neither was used.
+        """
+        vcpu = self._vcpu
+        if context.controls.uses_vpid or vcpu.system.faults.no_transition_flush:
+            return
+        vcpu.flush_vpid(vcpu.vpids.own)
+        vcpu.flush_vpid(vcpu.vpids.of(0))
+
+    def _start(self, context: Context, *, is_launch: bool) -> None:
+        vcpu = self._vcpu
+        self._launching = is_launch
+        if is_launch:
+            vcpu.unit.set_launched()
+        vcpu.in_l2 = True
+        vcpu.select(context.vmcs02)
+        vcpu.statistics.entries += 1
+        if vcpu.events.subscribers:
+            root12 = context.root12
+            eptp12 = root12.eptp if root12 else None
+            vcpu.events.publish(NestedEntry(vcpu.index, context.region12, eptp12))
+
+    # Exits that L1 gets
+
+    def exit_to_l1(self, reason: int, qualification: int) -> None:
+        """Give L1 the VM exit that has just happened, with this reason and qualification."""
+        vcpu, context = self._vcpu, self.current
+        assert context is not None
+        vmcs12, vmcs02 = context.vmcs12, context.vmcs02
+        slots12, slots02 = vmcs12.slots, vmcs02.slots
+        slots12[f.EXIT_REASON.slot] = reason
+        slots12[f.EXIT_QUALIFICATION.slot] = qualification
+        for slot in _INFORMATION.get(reason, ()):
+            slots12[slot] = slots02[slot]
+        self._save_guest(context)
+        if not vcpu.system.faults.injection_left:
+            slots12[f.ENTRY_INTERRUPTION_INFORMATION.slot] &= ~INTERRUPTION_VALID
+        stored = self.lists.store_on_exit(context.vmcs12)
+        vcpu.shadow.leave()
+        information = slots02[f.EXIT_INTERRUPTION_INFORMATION.slot]
+        was_nmi = reason == ExitReason.EXCEPTION_OR_NMI and _is_nmi(information)
+        self._load_host(context, was_nmi=was_nmi)
+        if not stored:
+            vcpu.abort_l1("MSRs stored by a VM exit")
+
+    def _save_guest(self, context: Context) -> None:
+        """SDM 3C, "Saving Guest State": what is not saved stays as L1 wrote it."""
+        vmcs12, vmcs02 = context.vmcs12, context.vmcs02
+        slots12 = vmcs12.slots
+        kept = [slots12[slot] for slot in context.kept]
+        vmcs12.unpack(f.GUEST_SLOTS, vmcs02.pack(f.GUEST_SLOTS))
+        for slot, value in zip(context.kept, kept, strict=True):
+            slots12[slot] = value
+        long = vmcs02.slots[f.ENTRY_CONTROLS.slot] & Entry.IA32E_MODE_GUEST
+        entry = slots12[f.ENTRY_CONTROLS.slot]
+        if (entry ^ long) & Entry.IA32E_MODE_GUEST:
+            slots12[f.ENTRY_CONTROLS.slot] = entry ^ Entry.IA32E_MODE_GUEST
+        log = self._vcpu.composer.log
+        if log is not None and context.root12 is not None:
+            slots12[f.PML_INDEX.slot] = log.index
+
+    def _load_host(self, context: Context, *, was_nmi: bool) -> None:
+        """Let L1 go on where its host state says."""
+        vcpu = self._vcpu
+        image = context.image
+        assert image is not None
+        vmcs01, vmcs12 = vcpu.vmcs01, context.vmcs12
+        after = context.vmcs02 if vcpu.in_l2 else vmcs01
+        blocks_nmis = was_nmi or (
+            not context.controls.pin & PinBased.VIRTUAL_NMIS
+            and after.read(f.GUEST_INTERRUPTIBILITY) & BLOCKING_BY_NMI
+        )
+        load_host_image(vmcs01, vmcs12, image, after)
+        if blocks_nmis:
+            vmcs01.slots[f.GUEST_INTERRUPTIBILITY.slot] = BLOCKING_BY_NMI
+        entry = vmcs01.slots[f.ENTRY_CONTROLS.slot] & ~Entry.IA32E_MODE_GUEST
+        if image.is_long:
+            entry |= Entry.IA32E_MODE_GUEST
+        vmcs01.slots[f.ENTRY_CONTROLS.slot] = entry
+        if image.loads_perf:
+            vcpu.processor.wrmsr(msr.IA32_PERF_GLOBAL_CTRL, vmcs12.read(f.HOST_PERF_GLOBAL_CTRL))
+        vcpu.in_l2 = False
+        vcpu.select(vmcs01)
+        if image.is_pae and not vcpu.load_l1_pdptes(vmcs12.read(f.HOST_CR3)):
+            vcpu.abort_l1("PDPTEs of the host state")
+            return
+        if not self.lists.load_on_exit(vmcs12):
+            vcpu.abort_l1("MSRs loaded by a VM exit")
+
+    # Failed entries
+
+    def _fail_entry(self, context: Context, reason: int, qualification: int) -> None:
+        """A VM exit instead of an entry, before L2 has run.
+
+        SDM 3C, "VM-Entry Failures During or After Loading Guest State".
+        """
+        slots12 = context.vmcs12.slots
+        slots12[f.EXIT_REASON.slot] = reason | ENTRY_FAILURE
+        slots12[f.EXIT_QUALIFICATION.slot] = qualification
+        self._load_host(context, was_nmi=False)
+
+    def entry_failed(self, reason: int, qualification: int) -> None:
+        """The processor refused VMCS02 for what L1 put into VMCS12: L1 gets that failure."""
+        context = self.current
+        assert context is not None
+        if self._launching:
+            context.vmcs12.set_clear()
+        self._vcpu.shadow.leave()
+        self._fail_entry(context, reason, qualification)
+
+
+_PAT = 0x0007_0406_0007_0406
+
+
+def _is_nmi(information: int) -> bool:
+    """Tell whether a valid interruption-information word is about an NMI."""
+    valid = information & INTERRUPTION_VALID
+    return bool(valid) and INTERRUPTION_TYPE.get(information) == EventType.NMI
+
+
+def _entered_efer(own: int, entry: int, cr0: int) -> int:
+    """Return IA32_EFER after an entry that does not load it: SDM 3C, "Loading Guest Control
+    Registers, Debug Registers, and MSRs".
+    """
+    long = bool(entry & Entry.IA32E_MODE_GUEST)
+    efer = own & ~_LMA | (_LMA if long else 0)
+    if cr0 & _PG:
+        efer = efer & ~_LME | (_LME if long else 0)
+    return efer

@@ -1,0 +1,498 @@
+"""One processor under L0: the loop of VM entries and VM exits, and L1's processor in it."""
+
+from collections.abc import Callable, Generator
+from typing import TYPE_CHECKING
+
+from turducken.address import Hpa, is_canonical
+from turducken.arch import msr
+from turducken.arch.memory_types import MemoryType
+from turducken.arch.registers import CR0, CR3, EFER, RFLAGS
+from turducken.hypervisor import boot
+from turducken.hypervisor.capabilities import check_suitable, offered_to_l1, read_capabilities
+from turducken.hypervisor.ept01 import Ept01
+from turducken.hypervisor.events import Exited, Handler, L1Stopped
+from turducken.hypervisor.frames import FrameShare
+from turducken.hypervisor.guest_memory import GuestMemory
+from turducken.hypervisor.host_state import set_own_host_state
+from turducken.hypervisor.linear import LinearMemory
+from turducken.hypervisor.merge import ENTRY_OWN, EXIT_OWN, NO_LINK
+from turducken.hypervisor.mtrr import Mtrrs
+from turducken.hypervisor.nested import Nested
+from turducken.hypervisor.nmi import NmiRelay
+from turducken.hypervisor.shadow import make_shadow
+from turducken.hypervisor.shadow.compose import Composer
+from turducken.hypervisor.shadow.policy import ShadowParts
+from turducken.hypervisor.statistics import VcpuStatistics
+from turducken.hypervisor.vmx_unit import GuestVmxUnit
+from turducken.hypervisor.vpids import Vpids
+from turducken.paging.entries import PAE_PDPTE
+from turducken.paging.formats import PAGING_PAE, Features
+from turducken.vmx import vmcs_fields as f
+from turducken.vmx.capability_msrs import EPT_VPID_CAP
+from turducken.vmx.controls import PinBased, Primary, Secondary
+from turducken.vmx.exit_information import (
+    BLOCKING_BY_MOV_SS,
+    BLOCKING_BY_STI,
+    INTERRUPTION_ERROR_CODE,
+    INTERRUPTION_VALID,
+    NMI_UNBLOCKING,
+    PENDING_DEBUG,
+    EventType,
+    interruption,
+)
+from turducken.vmx.exit_reasons import ENTRY_FAILURE, ExitReason
+from turducken.vmx.instruction_errors import InstructionError
+from turducken.vmx.instructions import INVEPT_SINGLE_CONTEXT, INVVPID_SINGLE_CONTEXT
+from turducken.vmx.interface import VmStatus, VmxProcessor, Wait
+from turducken.vmx.vmcs import Vmcs
+
+if TYPE_CHECKING:
+    from turducken.hypervisor.hypervisor import Hypervisor
+
+_PE, _PG, _NE = CR0.mask("PE"), CR0.mask("PG"), CR0.mask("NE")
+_LME, _LMA = EFER.mask("LME"), EFER.mask("LMA")
+_TF = RFLAGS.mask("TF")
+_BS = PENDING_DEBUG.mask("BS")
+_PAE_BASE = CR3.mask("PAE_ADDRESS")
+_PAT_TYPES = frozenset(int(one) for one in MemoryType)
+_WANTED_SECONDARY = (
+    Secondary.ENABLE_EPT
+    | Secondary.ENABLE_VPID
+    | Secondary.UNRESTRICTED_GUEST
+    | Secondary.ENABLE_RDTSCP
+    | Secondary.ENABLE_INVPCID
+    | Secondary.ENABLE_XSAVES
+)
+_MSR_FIELDS = {
+    msr.IA32_SYSENTER_CS: f.GUEST_SYSENTER_CS,
+    msr.IA32_SYSENTER_ESP: f.GUEST_SYSENTER_ESP,
+    msr.IA32_SYSENTER_EIP: f.GUEST_SYSENTER_EIP,
+    msr.IA32_FS_BASE: f.GUEST_FS_BASE,
+    msr.IA32_GS_BASE: f.GUEST_GS_BASE,
+    msr.IA32_EFER: f.GUEST_EFER,
+    msr.IA32_PAT: f.GUEST_PAT,
+    msr.IA32_DEBUGCTL: f.GUEST_DEBUGCTL,
+}
+"""MSRs of L1 that VMCS01 holds while L0 runs."""
+
+Handling = Generator[Wait, None, None] | None
+"""What a handler of a VM exit returns: what is left to do where it has to wait, or None."""
+
+
+class HypervisorError(Exception):
+    """L0 met something that cannot happen: a bug of ours."""
+
+
+class Vcpu:
+    """L0's part of one processor: L1's processor on it, and the L2s of that."""
+
+    def __init__(self, system: "Hypervisor", processor: VmxProcessor) -> None:
+        self.system = system
+        self.processor = processor
+        self.index = processor.index
+        self.events = system.events
+        self.statistics = VcpuStatistics()
+        self.capabilities = read_capabilities(processor)
+        check_suitable(self.capabilities)
+        self.capabilities12 = offered_to_l1(self.capabilities, system.offer)
+        self.maxphyaddr = self.capabilities.cpu.physical_address_bits
+        self.pages_1gib = bool(processor.cpuid(0x8000_0001, 0)[3] & 1 << 26)
+        self.mtrrs = Mtrrs(processor.rdmsr, self.maxphyaddr)
+        self._make_memory()
+        self.vpids = Vpids(self._recycle_vpid, share=system.faults.shared_vpid)
+        self.in_l2 = False
+        self.in_guest = False
+        """The processor runs a guest at this moment, not L0."""
+        self.is_waiting_for_sipi = False
+        self.init_pending = False
+        self.is_stopped = False
+        self.requests: list[Callable[[Vcpu], None]] = []
+        """What other processors want done here before a guest runs again."""
+        self.vmcs01 = self._make_vmcs01()
+        self.current = self.vmcs01
+        self.is_launched01 = False
+        self.linear = LinearMemory(
+            self.vmcs01, self.memory, self.maxphyaddr, pages_1gib=self.pages_1gib
+        )
+        self.nested = Nested(self)
+        self.unit = GuestVmxUnit(
+            self.capabilities12,
+            self.memory,
+            system.memory,
+            system.frames.allocate(),
+            self.nested.place,
+        )
+        self.nmi = NmiRelay(self)
+        self._uses_requests = system.count > 1
+
+    def _make_memory(self) -> None:
+        system, real = self.system, self.capabilities
+        sizes = [
+            *([30] if real.has(EPT_VPID_CAP.mask("PAGES_1GIB")) else []),
+            *([21] if real.has(EPT_VPID_CAP.mask("PAGES_2MIB")) else []),
+            12,
+        ]
+        self.ept01 = Ept01(
+            system.memory,
+            system.frames,
+            self.mtrrs.map(),
+            physical_bits=self.maxphyaddr,
+            pages_1gib=30 in sizes,
+            pages_2mib=21 in sizes,
+        )
+        self.ept01.changed = self._ept01_changed
+        self._is_ept01_stale = False
+        self.memory = GuestMemory(system.memory, self.ept01)
+        offered = self.capabilities12
+        self.ept_features12 = Features(
+            maxphyaddr=self.maxphyaddr,
+            pages_1gib=offered.has(EPT_VPID_CAP.mask("PAGES_1GIB")),
+            pages_2mib=offered.has(EPT_VPID_CAP.mask("PAGES_2MIB")),
+            execute_only=offered.has(EPT_VPID_CAP.mask("EXECUTE_ONLY")),
+        )
+        self.composer = Composer(
+            self.ept01,
+            self.memory,
+            system.faults,
+            sizes=tuple(sizes),
+            execute_only=real.has(EPT_VPID_CAP.mask("EXECUTE_ONLY")),
+        )
+        parts = ShadowParts(
+            system.memory,
+            FrameShare(system.frames, system.shadow_frames),
+            self.composer,
+            self.invept,
+            system.faults,
+        )
+        self.shadow_parts = parts
+        self.shadow = make_shadow(system.shadow_policy, parts)
+
+    # VMCS01
+
+    def _make_vmcs01(self) -> Vmcs:
+        processor, system = self.processor, self.system
+        revision = self.capabilities.revision
+        vmxon = system.frames.allocate()
+        system.memory.store(vmxon, 4, revision)
+        self._succeed(processor.vmxon(vmxon), "VMXON")
+        region = system.frames.allocate()
+        vmcs = Vmcs(system.memory, region)
+        vmcs.set_header(revision)
+        self._succeed(processor.vmclear(region), "VMCLEAR")
+        self._succeed(processor.vmptrld(region), "VMPTRLD")
+        self._set_controls01(vmcs)
+        pat = processor.rdmsr(msr.IA32_PAT) or 0
+        set_own_host_state(vmcs, self.capabilities, system.host_root, pat)
+        vmcs.write(f.GUEST_PAT, pat)
+        vmcs.write(f.VMCS_LINK_POINTER, NO_LINK)
+        if self.index == 0:
+            cr0 = boot.set_multiboot_state(vmcs, system.boot)
+        else:
+            cr0 = boot.set_waiting_state(vmcs)
+            self.is_waiting_for_sipi = True
+        self._set_cr0_and_cr4(vmcs, cr0)
+        return vmcs
+
+    @staticmethod
+    def _succeed(status: VmStatus, what: str) -> None:
+        if status is not VmStatus.SUCCEED:
+            raise HypervisorError(f"{what}: {status.value}")
+
+    def _set_controls01(self, vmcs: Vmcs) -> None:
+        real, system = self.capabilities, self.system
+        pin = PinBased.NMI_EXITING | PinBased.VIRTUAL_NMIS if system.count > 1 else 0
+        primary = Primary.USE_MSR_BITMAPS | Primary.ACTIVATE_SECONDARY_CONTROLS
+        vmcs.write(f.PIN_BASED_CONTROLS, real.pin.adjust(pin))
+        vmcs.write(f.PRIMARY_CONTROLS, real.primary.adjust(primary))
+        vmcs.write(f.SECONDARY_CONTROLS, real.secondary.adjust(_WANTED_SECONDARY))
+        vmcs.write(f.EXIT_CONTROLS, real.exit.adjust(EXIT_OWN))
+        vmcs.write(f.ENTRY_CONTROLS, real.entry.adjust(ENTRY_OWN))
+        vmcs.write(f.MSR_BITMAPS, system.msr_bitmap)
+        vmcs.write(f.EPTP, self.ept01.eptp)
+        vmcs.write(f.VPID, self.vpids.own)
+        if real.secondary.allowed1 & Secondary.ENABLE_XSAVES:
+            vmcs.write(f.XSS_EXITING_BITMAP, 0)
+
+    def _set_cr0_and_cr4(self, vmcs: Vmcs, cr0: int) -> None:
+        """Give L1 its CR0 and a clear CR4, with the bits that VMX operation fixes hidden."""
+        fixed = self.capabilities.cr0_fixed0 & ~(_PE | _PG)
+        vmcs.write(f.GUEST_CR0, cr0 | fixed)
+        vmcs.write(f.CR0_GUEST_HOST_MASK, fixed)
+        vmcs.write(f.CR0_READ_SHADOW, cr0)
+        fixed = self.capabilities.cr4_fixed0
+        vmcs.write(f.GUEST_CR4, fixed)
+        vmcs.write(f.CR4_GUEST_HOST_MASK, fixed)
+        vmcs.write(f.CR4_READ_SHADOW, 0)
+
+    def own_fixed_bits(self, *, all_of_them: bool) -> None:
+        """Let writes of CR0 exit where they would change what VMX operation fixes for L1."""
+        fixed = self.capabilities.cr0_fixed0
+        mask = fixed if all_of_them else fixed & ~(_PE | _PG)
+        self.vmcs01.write(f.CR0_GUEST_HOST_MASK, mask)
+        shadow = self.vmcs01.read(f.CR0_READ_SHADOW)
+        self.vmcs01.write(f.CR0_READ_SHADOW, shadow & ~mask | self.cr0_of_l1 & mask)
+
+    @property
+    def cr0_of_l1(self) -> int:
+        """CR0 as L1 reads it."""
+        read = self.vmcs01.read
+        mask = read(f.CR0_GUEST_HOST_MASK)
+        return read(f.GUEST_CR0) & ~mask | read(f.CR0_READ_SHADOW) & mask
+
+    @property
+    def cr4_of_l1(self) -> int:
+        """CR4 as L1 reads it."""
+        read = self.vmcs01.read
+        mask = read(f.CR4_GUEST_HOST_MASK)
+        return read(f.GUEST_CR4) & ~mask | read(f.CR4_READ_SHADOW) & mask
+
+    # The loop
+
+    def run(self) -> Generator[Wait, None, None]:
+        """Run L1 (and its L2s) until L1's processor stops for good."""
+        l1_handlers, l2_handler = self.system.l1_handlers, self.system.l2_handler
+        slots01 = self.vmcs01.slots
+        reason_slot = f.EXIT_REASON.slot
+        while not self.is_stopped:
+            if self._uses_requests:
+                self._before_entry()
+            self._enter()
+            self.in_guest = True
+            yield Wait.GUEST
+            self.in_guest = False
+            if self.in_l2:
+                handling = l2_handler(self)
+            else:
+                reason = slots01[reason_slot]
+                counts = self.statistics.exits_l1
+                counts[reason] = counts.get(reason, 0) + 1
+                if reason & ENTRY_FAILURE:
+                    raise HypervisorError(self._describe_refusal())
+                self.is_launched01 = True
+                if self.events.subscribers:
+                    self.publish_exit(1, "L0")
+                handling = l1_handlers[reason](self)
+            if handling is not None:
+                yield from handling
+        self.processor.vmxoff()
+
+    def _enter(self) -> None:
+        if self.in_l2:
+            context = self.nested.current
+            assert context is not None
+            is_launched = context.is_launched
+        else:
+            is_launched = self.is_launched01
+        processor = self.processor
+        status = processor.vmresume() if is_launched else processor.vmlaunch()
+        if status is not VmStatus.SUCCEED:
+            raise HypervisorError(self._describe_refusal())
+
+    def _describe_refusal(self) -> str:
+        error = self.current.read(f.VM_INSTRUCTION_ERROR)
+        name = "VMCS02" if self.in_l2 else "VMCS01"
+        reason = self.current.read(f.EXIT_REASON)
+        qualification = self.current.read(f.EXIT_QUALIFICATION)
+        known = error in InstructionError._value2member_map_
+        meaning = InstructionError(error).meaning if known else "no error number"
+        return (
+            f"processor {self.index}: VM entry with {name} was refused: {meaning}"
+            f" (exit reason {reason:#x}, qualification {qualification:#x})"
+        )
+
+    def _before_entry(self) -> None:
+        """Do what other processors have asked for, and take the NMI that told of it."""
+        self.serve_requests()
+        self.nmi.before_entry()
+
+    def serve_requests(self) -> None:
+        """Do what other processors have asked for."""
+        while self.requests:
+            self.requests.pop(0)(self)
+
+    def select(self, vmcs: Vmcs) -> None:
+        """Make a VMCS the processor's current one."""
+        self.current = vmcs
+        self.processor.vmptrld(Hpa(vmcs.region))
+
+    def publish_exit(self, level: int, handler: Handler) -> None:
+        """Tell subscribers of the exit that has just happened."""
+        read = self.current.read
+        self.events.publish(
+            Exited(
+                self.index,
+                1 if level == 1 else 2,
+                read(f.EXIT_REASON),
+                read(f.EXIT_QUALIFICATION),
+                read(f.GUEST_RIP),
+                handler,
+            )
+        )
+
+    # Completing and failing L1's instructions
+
+    def skip(self) -> None:
+        """Complete the instruction that caused the exit."""
+        slots = self.current.slots
+        rip = slots[f.GUEST_RIP.slot] + slots[f.EXIT_INSTRUCTION_LENGTH.slot]
+        if not slots[f.GUEST_EFER.slot] & _LMA or not slots[f.GUEST_CS_ACCESS_RIGHTS.slot] & 0x2000:
+            rip &= 0xFFFF_FFFF
+        slots[f.GUEST_RIP.slot] = rip
+        blocking = slots[f.GUEST_INTERRUPTIBILITY.slot]
+        if blocking:
+            slots[f.GUEST_INTERRUPTIBILITY.slot] = blocking & ~(
+                BLOCKING_BY_STI | BLOCKING_BY_MOV_SS
+            )
+        flags = slots[f.GUEST_RFLAGS.slot]
+        if flags & _TF:
+            slots[f.GUEST_PENDING_DEBUG.slot] |= _BS
+
+    def inject(self, vector: int, error_code: int | None = None) -> None:
+        """Raise a hardware exception in the guest that exited, at the instruction that did."""
+        vmcs = self.current
+        is_protected = vmcs.read(f.GUEST_CR0) & _PE
+        has_code = error_code is not None and bool(is_protected)
+        information = interruption(vector, EventType.HARDWARE_EXCEPTION, has_error_code=has_code)
+        vmcs.write(f.ENTRY_INTERRUPTION_INFORMATION, information)
+        vmcs.write(f.ENTRY_EXCEPTION_ERROR_CODE, error_code or 0)
+
+    def inject_again(self) -> None:
+        """Let an event go on whose delivery the exit interrupted.
+
+        SDM 3C, "Information for VM Exits That Occur During Event Delivery".
+        """
+        slots = self.current.slots
+        vectoring = slots[f.IDT_VECTORING_INFORMATION.slot]
+        if not vectoring & INTERRUPTION_VALID or self.system.faults.lost_vectoring:
+            return
+        slots[f.ENTRY_INTERRUPTION_INFORMATION.slot] = vectoring & ~NMI_UNBLOCKING
+        if vectoring & INTERRUPTION_ERROR_CODE:
+            error_code = slots[f.IDT_VECTORING_ERROR_CODE.slot]
+            slots[f.ENTRY_EXCEPTION_ERROR_CODE.slot] = error_code
+        length = slots[f.EXIT_INSTRUCTION_LENGTH.slot]
+        if self.system.faults.lost_instruction_length:
+            length = 0
+        slots[f.ENTRY_INSTRUCTION_LENGTH.slot] = length
+        self.nmi.injected_again(vectoring)
+
+    def load_l1_pdptes(self, cr3: int) -> bool:
+        """Load L1's PDPTEs from ``cr3``; False where one has a reserved bit set."""
+        level = PAGING_PAE.bind(Features(maxphyaddr=self.maxphyaddr)).levels[0]
+        present = PAE_PDPTE.mask("P")
+        entries = [self.memory.load((cr3 & _PAE_BASE) + 8 * number, 8) for number in range(4)]
+        if any(one & present and one & level.table_reserved for one in entries):
+            return False
+        for field, entry in zip(f.GUEST_PDPTES, entries, strict=True):
+            self.vmcs01.write(field, entry)
+        return True
+
+    def stop_l1(self, why: str) -> None:
+        """L1's processor has come to a triple fault: L0 gives the processor up."""
+        self.is_stopped = True
+        if self.events.subscribers:
+            self.events.publish(L1Stopped(self.index, why))
+
+    def abort_l1(self, why: str) -> None:
+        """A VMX abort of L1: SDM 3C, "VMX Aborts"."""
+        self.stop_l1(f"VMX abort: {why}")
+
+    def reset_l1(self) -> None:
+        """INIT outside VMX operation: L1's processor waits for a SIPI."""
+        processor = self.processor
+        cr0 = boot.set_waiting_state(self.vmcs01)
+        self._set_cr0_and_cr4(self.vmcs01, cr0)
+        self.vmcs01.write(f.ENTRY_CONTROLS, self.capabilities.entry.adjust(ENTRY_OWN))
+        self.vmcs01.write(f.ENTRY_INTERRUPTION_INFORMATION, 0)
+        for number in range(16):
+            processor.gpr[number] = 0
+        processor.gpr[2] = processor.cpuid(1, 0)[0]
+        processor.cr2 = 0
+        for number, value in ((0, 0), (1, 0), (2, 0), (3, 0), (6, 0xFFFF_0FF0), (7, 0x400)):
+            processor.dr[number] = value
+        self.flush_vpid(self.vpids.own)
+        self.is_waiting_for_sipi = True
+
+    # MSRs
+
+    def read_msr(self, index: int) -> int | None:
+        """Return an MSR as L1 reads it; None for #GP."""
+        if index in self.system.answered_msrs:
+            return self.capabilities12.msrs.get(index)
+        field = _MSR_FIELDS.get(index)
+        if field is not None and not self.in_l2:
+            return self.vmcs01.read(field)
+        return self.processor.rdmsr(index)
+
+    def write_msr(self, index: int, value: int) -> bool:
+        """Write an MSR for L1 (or for an L2 to which L1 leaves it); False for #GP."""
+        if index in self.mtrrs.numbers:
+            if not self.processor.wrmsr(index, value):
+                return False
+            if self.ept01.follow_types(self.mtrrs.map()):
+                self._ept01_changed()
+                self.settle_ept01()
+            return True
+        if index == msr.IA32_APIC_BASE and (value & -4096) in self.system.frames.region:
+            return False
+        field = _MSR_FIELDS.get(index)
+        if field is not None and not self.in_l2:
+            return self._write_msr_field(index, field, value)
+        return self.processor.wrmsr(index, value)
+
+    def _write_msr_field(self, index: int, field: f.VmcsField, value: int) -> bool:
+        vmcs = self.vmcs01
+        if index == msr.IA32_EFER:
+            old = vmcs.read(f.GUEST_EFER)
+            if value & ~self.capabilities.cpu.efer:
+                return False
+            if (value ^ old) & _LME and vmcs.read(f.GUEST_CR0) & _PG:
+                return False
+            value = value & ~_LMA | old & _LMA
+        elif index == msr.IA32_PAT:
+            if any(value >> 8 * n & 0xFF not in _PAT_TYPES for n in range(8)):
+                return False
+        elif index == msr.IA32_DEBUGCTL:
+            if value & ~self.capabilities.cpu.debugctl:
+                return False
+        elif index != msr.IA32_SYSENTER_CS and not is_canonical(value):
+            return False
+        vmcs.write(field, value)
+        return True
+
+    # Translations
+
+    def invept(self, eptp: int) -> None:
+        """Drop what this processor holds for an EPTP."""
+        self.statistics.invept += 1
+        if self.system.faults.flush_of_wrong_root:
+            eptp = self.ept01.eptp
+        self._succeed(self.processor.invept(INVEPT_SINGLE_CONTEXT, eptp), "INVEPT")
+
+    def flush_vpid(self, vpid: int) -> None:
+        """Drop what this processor holds for a VPID."""
+        self.statistics.invvpid += 1
+        self._succeed(self.processor.invvpid(INVVPID_SINGLE_CONTEXT, vpid, 0), "INVVPID")
+
+    def _recycle_vpid(self, vpid: int) -> None:
+        self.flush_vpid(vpid)
+        self.nested.generation += 1
+
+    def _ept01_changed(self) -> None:
+        self._is_ept01_stale = True
+
+    def settle_ept01(self) -> None:
+        """Make everything on this processor follow EPT01, which has changed."""
+        if not self._is_ept01_stale:
+            return
+        self._is_ept01_stale = False
+        faults = self.system.faults
+        self.invept(self.ept01.eptp)
+        if not faults.shadow_left_behind:
+            self.shadow.ept01_changed()
+        if not faults.addresses_left_behind:
+            self.nested.generation += 1
+            self.nested.refresh()
+
+    def reason_of_exit(self) -> ExitReason:
+        """Return the basic reason of the exit that has just happened."""
+        return ExitReason(self.current.read(f.EXIT_REASON) & 0xFFFF)

@@ -1,0 +1,363 @@
+"""L1's VMX instructions: operands from the exit's information, semantics from `turducken.vmx`."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from turducken.arch import msr
+from turducken.arch.exceptions import Vector
+from turducken.arch.registers import CR0, EFER, RFLAGS
+from turducken.hypervisor.events import Invalidated
+from turducken.hypervisor.linear import PageFault
+from turducken.hypervisor.operands import (
+    SegmentFault,
+    is_64bit_mode,
+    memory_operand,
+    read_gpr,
+    write_gpr,
+)
+from turducken.paging import entries as e
+from turducken.vmx import vmcs_fields as f
+from turducken.vmx.exit_information import ACCESS_RIGHTS, FIELD_ACCESS_INFORMATION
+from turducken.vmx.exit_reasons import ExitReason as R
+from turducken.vmx.gates import Instruction, Mode, Outcome, find_gate
+from turducken.vmx.instructions import (
+    INVEPT_SINGLE_CONTEXT,
+    INVVPID_ALL_CONTEXTS,
+    INVVPID_INDIVIDUAL_ADDRESS,
+    SUCCEED,
+    VmResult,
+)
+from turducken.vmx.interface import VmStatus
+
+if TYPE_CHECKING:
+    from turducken.hypervisor.vcpu import Handling, Vcpu
+
+_ARITHMETIC = RFLAGS.mask("CF", "PF", "AF", "ZF", "SF", "OF")
+_FLAGS = {
+    VmStatus.SUCCEED: 0,
+    VmStatus.FAIL_INVALID: RFLAGS.mask("CF"),
+    VmStatus.FAIL_VALID: RFLAGS.mask("ZF"),
+}
+_PE, _LMA, _VM = CR0.mask("PE"), EFER.mask("LMA"), RFLAGS.mask("VM")
+_DPL, _LONG = ACCESS_RIGHTS["DPL"], ACCESS_RIGHTS.mask("L")
+_REG1, _REG2 = FIELD_ACCESS_INFORMATION["REG1"], FIELD_ACCESS_INFORMATION["REG2"]
+_IS_REGISTER = FIELD_ACCESS_INFORMATION.mask("IS_REGISTER")
+_LOW = 0xFFFF_FFFF
+_SS_RIGHTS, _CS_RIGHTS = f.GUEST_SS_ACCESS_RIGHTS.slot, f.GUEST_CS_ACCESS_RIGHTS.slot
+_EFER = f.GUEST_EFER.slot
+
+
+def _mode(vcpu: "Vcpu") -> Mode:
+    """Return what the shared rules look at: L1 as if it ran on the processor itself."""
+    read = vcpu.vmcs01.read
+    return Mode(
+        cr0=vcpu.cr0_of_l1,
+        cr4=vcpu.cr4_of_l1,
+        rflags=read(f.GUEST_RFLAGS),
+        efer=read(f.GUEST_EFER),
+        cpl=_DPL.get(read(f.GUEST_SS_ACCESS_RIGHTS)),
+        is_cs_long=bool(read(f.GUEST_CS_ACCESS_RIGHTS) & _LONG),
+        in_operation=vcpu.unit.in_operation,
+        in_guest=False,
+        feature_control=vcpu.processor.rdmsr(msr.IA32_FEATURE_CONTROL) or 0,
+    )
+
+
+def _passes(vcpu: "Vcpu", instruction: Instruction) -> bool:
+    """Apply mode and privilege; raise the exception where the instruction may not execute."""
+    slots = vcpu.vmcs01.slots
+    if (
+        vcpu.unit.in_operation
+        and slots[_EFER] & _LMA
+        and slots[_CS_RIGHTS] & _LONG
+        and not slots[_SS_RIGHTS] >> 5 & 3
+    ):
+        return True  # 64-bit mode at CPL 0 in VMX operation: nothing can refuse
+    gate = find_gate(instruction, _mode(vcpu), vcpu.capabilities12)
+    if gate is None:
+        return True
+    if gate.outcome is Outcome.UD:
+        vcpu.inject(Vector.UD)
+    else:
+        vcpu.inject(Vector.GP, 0)
+    return False
+
+
+def _finish(vcpu: "Vcpu", result: VmResult) -> None:
+    """Report ``result`` in the flags and complete the instruction."""
+    slots = vcpu.vmcs01.slots
+    flags = slots[f.GUEST_RFLAGS.slot]
+    slots[f.GUEST_RFLAGS.slot] = flags & ~_ARITHMETIC | _FLAGS[result.status]
+    vcpu.skip()
+
+
+# Memory operands
+
+
+def _fault(vcpu: "Vcpu", fault: PageFault | SegmentFault) -> None:
+    if isinstance(fault, SegmentFault):
+        vcpu.inject(fault.vector, 0)
+        return
+    vcpu.processor.cr2 = fault.address
+    vcpu.inject(Vector.PF, fault.error_code)
+
+
+def _read(vcpu: "Vcpu", length: int) -> bytes | None:
+    """Return the memory operand, or None after a fault."""
+    address = memory_operand(vcpu.processor, vcpu.vmcs01, length, write=False)
+    if isinstance(address, SegmentFault):
+        _fault(vcpu, address)
+        return None
+    data = vcpu.linear.read(address, length)
+    if isinstance(data, PageFault):
+        _fault(vcpu, data)
+        return None
+    return data
+
+
+def _write(vcpu: "Vcpu", data: bytes) -> bool:
+    """Write the memory operand; False after a fault."""
+    address = memory_operand(vcpu.processor, vcpu.vmcs01, len(data), write=True)
+    if isinstance(address, SegmentFault):
+        _fault(vcpu, address)
+        return False
+    fault = vcpu.linear.write(address, data)
+    if fault is not None:
+        _fault(vcpu, fault)
+        return False
+    return True
+
+
+# Pointers
+
+
+def _with_pointer(
+    instruction: Instruction, execute: "Callable[[Vcpu, int], VmResult]"
+) -> "Callable[[Vcpu], Handling]":
+    """Return the handler of an instruction with a 64-bit physical address in memory."""
+
+    def handler(vcpu: "Vcpu") -> "Handling":
+        if not _passes(vcpu, instruction):
+            return None
+        data = _read(vcpu, 8)
+        if data is not None:
+            _finish(vcpu, execute(vcpu, int.from_bytes(data, "little")))
+        return None
+
+    return handler
+
+
+def _vmclear(vcpu: "Vcpu", pointer: int) -> VmResult:
+    return vcpu.unit.vmclear(pointer)
+
+
+def _vmptrld(vcpu: "Vcpu", pointer: int) -> VmResult:
+    return vcpu.unit.vmptrld(pointer)
+
+
+def on_vmxon(vcpu: "Vcpu") -> "Handling":
+    """VMXON."""
+    if not _passes(vcpu, Instruction.VMXON):
+        return None
+    if vcpu.unit.in_operation:
+        # It fails without looking at its operand.
+        _finish(vcpu, vcpu.unit.vmxon(0))
+        return None
+    data = _read(vcpu, 8)
+    if data is None:
+        return None
+    result = vcpu.unit.vmxon(int.from_bytes(data, "little"))
+    if result.status is VmStatus.SUCCEED:
+        vcpu.own_fixed_bits(all_of_them=True)
+    _finish(vcpu, result)
+    return None
+
+
+def on_vmxoff(vcpu: "Vcpu") -> "Handling":
+    """VMXOFF; an INIT that was blocked takes effect."""
+    if not _passes(vcpu, Instruction.VMXOFF):
+        return None
+    _finish(vcpu, vcpu.unit.vmxoff())
+    vcpu.own_fixed_bits(all_of_them=False)
+    if vcpu.init_pending:
+        vcpu.init_pending = False
+        vcpu.reset_l1()
+    return None
+
+
+def on_vmptrst(vcpu: "Vcpu") -> "Handling":
+    """VMPTRST."""
+    if _passes(vcpu, Instruction.VMPTRST) and _write(
+        vcpu, vcpu.unit.vmptrst().to_bytes(8, "little")
+    ):
+        _finish(vcpu, SUCCEED)
+    return None
+
+
+# Fields
+
+
+def _encoding(vcpu: "Vcpu", information: int) -> int:
+    value = read_gpr(vcpu.processor, vcpu.vmcs01, _REG2.get(information))
+    return value if is_64bit_mode(vcpu.vmcs01) else value & _LOW
+
+
+def on_vmread(vcpu: "Vcpu") -> "Handling":
+    """VMREAD."""
+    if not _passes(vcpu, Instruction.VMREAD):
+        return None
+    vmcs = vcpu.vmcs01
+    information = vmcs.read(f.EXIT_INSTRUCTION_INFORMATION)
+    value = vcpu.unit.vmread(_encoding(vcpu, information))
+    if not isinstance(value, int):
+        _finish(vcpu, value)
+        return None
+    is_64bit = is_64bit_mode(vmcs)
+    if not is_64bit:
+        value &= _LOW
+    if information & _IS_REGISTER:
+        write_gpr(vcpu.processor, vmcs, _REG1.get(information), value)
+    elif not _write(vcpu, value.to_bytes(8 if is_64bit else 4, "little")):
+        return None
+    _finish(vcpu, SUCCEED)
+    return None
+
+
+def on_vmwrite(vcpu: "Vcpu") -> "Handling":
+    """VMWRITE."""
+    if not _passes(vcpu, Instruction.VMWRITE):
+        return None
+    vmcs = vcpu.vmcs01
+    information = vmcs.read(f.EXIT_INSTRUCTION_INFORMATION)
+    is_64bit = is_64bit_mode(vmcs)
+    if information & _IS_REGISTER:
+        value = read_gpr(vcpu.processor, vmcs, _REG1.get(information))
+        value = value if is_64bit else value & _LOW
+    else:
+        data = _read(vcpu, 8 if is_64bit else 4)
+        if data is None:
+            return None
+        value = int.from_bytes(data, "little")
+    _finish(vcpu, vcpu.unit.vmwrite(_encoding(vcpu, information), value))
+    return None
+
+
+# Entry
+
+
+def on_vmlaunch(vcpu: "Vcpu") -> "Handling":
+    """VMLAUNCH."""
+    if _passes(vcpu, Instruction.VMLAUNCH):
+        refused = vcpu.nested.enter(is_launch=True)
+        if refused is not None:
+            _finish(vcpu, refused)
+    return None
+
+
+def on_vmresume(vcpu: "Vcpu") -> "Handling":
+    """VMRESUME."""
+    if _passes(vcpu, Instruction.VMRESUME):
+        refused = vcpu.nested.enter(is_launch=False)
+        if refused is not None:
+            _finish(vcpu, refused)
+    return None
+
+
+def on_vmcall(vcpu: "Vcpu") -> "Handling":
+    """VMCALL: a hypapp's, or what it is in root operation."""
+    handling = vcpu.system.hypercall(vcpu)
+    if handling is not False:
+        return handling
+    if _passes(vcpu, Instruction.VMCALL):
+        _finish(vcpu, vcpu.unit.vmcall_in_root())
+    return None
+
+
+# Invalidation
+
+
+def on_invept(vcpu: "Vcpu") -> "Handling":
+    """INVEPT: what is kept of EPT12 in EPT02s is dropped, on this processor."""
+    if not _passes(vcpu, Instruction.INVEPT):
+        return None
+    kind, eptp, upper = _invalidation(vcpu)
+    if eptp is None:
+        return None
+    result = vcpu.unit.check_invept(kind, eptp, upper)
+    if result.status is VmStatus.SUCCEED:
+        _invalidate_ept(vcpu, kind, eptp)
+    _finish(vcpu, result)
+    return None
+
+
+def _invalidate_ept(vcpu: "Vcpu", kind: int, eptp: int) -> None:
+    faults = vcpu.system.faults
+    if faults.skipped_invept:
+        return
+    if faults.invept_of_current and vcpu.unit.current is not None:
+        eptp = vcpu.unit.current.read(f.EPTP)
+    single = kind == INVEPT_SINGLE_CONTEXT
+    vcpu.shadow.invept(eptp & e.EP4TA_MASK if single else None)
+    if vcpu.events.subscribers:
+        vcpu.events.publish(Invalidated(vcpu.index, "INVEPT", kind, eptp))
+
+
+def on_invvpid(vcpu: "Vcpu") -> "Handling":
+    """INVVPID, for the VPIDs that stand for L1's."""
+    if not _passes(vcpu, Instruction.INVVPID):
+        return None
+    kind, descriptor, address = _invalidation(vcpu)
+    if descriptor is None:
+        return None
+    faults = vcpu.system.faults
+    if faults.canonical_lower_half_only and address >> 47:
+        _finish(vcpu, vcpu.unit.fail(28))
+        return None
+    result = vcpu.unit.check_invvpid(kind, descriptor, address)
+    if result.status is VmStatus.SUCCEED:
+        _invalidate_vpid(vcpu, kind, descriptor, address)
+    _finish(vcpu, result)
+    return None
+
+
+def _invalidate_vpid(vcpu: "Vcpu", kind: int, vpid12: int, address: int) -> None:
+    if kind == INVVPID_ALL_CONTEXTS:
+        for vpid in vcpu.vpids.all_known():
+            vcpu.flush_vpid(vpid)
+    else:
+        known = vcpu.vpids.known(vpid12)
+        if known is not None:
+            target = address if kind == INVVPID_INDIVIDUAL_ADDRESS else 0
+            vcpu.statistics.invvpid += 1
+            vcpu.processor.invvpid(kind, known, target)
+    if vcpu.events.subscribers:
+        vcpu.events.publish(Invalidated(vcpu.index, "INVVPID", kind, vpid12))
+
+
+def _invalidation(vcpu: "Vcpu") -> tuple[int, int | None, int]:
+    """Return type and descriptor of INVEPT or INVVPID; None for its lower half after a fault."""
+    information = vcpu.vmcs01.read(f.EXIT_INSTRUCTION_INFORMATION)
+    kind = read_gpr(vcpu.processor, vcpu.vmcs01, _REG2.get(information))
+    if not is_64bit_mode(vcpu.vmcs01):
+        kind &= _LOW
+    data = _read(vcpu, 16)
+    if data is None:
+        return kind, None, 0
+    return kind, int.from_bytes(data[:8], "little"), int.from_bytes(data[8:], "little")
+
+
+HANDLERS: "dict[int, Callable[[Vcpu], Handling]]" = {
+    R.VMXON: on_vmxon,
+    R.VMXOFF: on_vmxoff,
+    R.VMCLEAR: _with_pointer(Instruction.VMCLEAR, _vmclear),
+    R.VMPTRLD: _with_pointer(Instruction.VMPTRLD, _vmptrld),
+    R.VMPTRST: on_vmptrst,
+    R.VMREAD: on_vmread,
+    R.VMWRITE: on_vmwrite,
+    R.VMLAUNCH: on_vmlaunch,
+    R.VMRESUME: on_vmresume,
+    R.VMCALL: on_vmcall,
+    R.INVEPT: on_invept,
+    R.INVVPID: on_invvpid,
+}
+"""By basic exit reason."""

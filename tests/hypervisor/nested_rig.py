@@ -1,0 +1,89 @@
+"""A machine with L0 in it, for tests: what `turducken.system` assembles, with L0's parts in reach."""
+
+from dataclasses import dataclass, field
+
+from turducken.cpu.root import RootView
+from turducken.hypervisor import BootRegisters, Faults, Hypervisor, Offer, ShadowPolicyName
+from turducken.machine.boot import BootImage
+from turducken.machine.machine import Machine, MachineOptions
+from turducken.system import start
+from turducken.system.console import Console
+from turducken.system.images import find_image
+from turducken.system.options import SystemOptions
+from turducken.vmx.profile import load_profile
+
+MIB = 1 << 20
+LIMIT = 400_000_000
+
+
+@dataclass
+class Run:
+    image: str = "lhv-amd64"
+    text: str = ""
+    cpus: int = 1
+    shadow: ShadowPolicyName = "cached"
+    tlb: str = "keep"
+    memory: int = 64 * MIB
+    private: int = 16 * MIB
+    seed: int = 0
+    profile: str = "default"
+    faults: Faults = field(default_factory=Faults)
+    offer: Offer = field(default_factory=Offer)
+    nested: bool = True
+    native: bool = True
+
+
+class Rig:
+    def __init__(self, run: Run) -> None:
+        image: BootImage = find_image(run.image)
+        profile = load_profile(run.profile)
+        self.options = SystemOptions(
+            image, cpus=run.cpus, memory=run.memory, text=run.text, profile=profile
+        )
+        self.console = Console()
+        extra = run.private if run.nested else 0
+        self.machine = Machine(
+            MachineOptions(
+                profile=profile,
+                memory=run.memory + extra,
+                cpus=run.cpus,
+                tlb=run.tlb,
+                seed=run.seed,
+                native=run.native,
+            ),
+            self.console.put,
+        )
+        firmware = start.run_firmware(self.machine, run.memory)
+        self.boot = start.load(self.machine, firmware, self.options)
+        if run.nested:
+            self.hypervisor = self._make_hypervisor(run)
+            for one in self.machine.processors:
+                one.root = self.hypervisor.run(RootView(one))
+        else:
+            start.start(self.machine.processors[0], self.boot)
+
+    def _make_hypervisor(self, run: Run) -> Hypervisor:
+        state = self.boot
+        return Hypervisor(
+            self.machine.memory,
+            range(run.memory, run.memory + run.private),
+            run.cpus,
+            BootRegisters(
+                eip=state.eip,
+                eax=state.eax,
+                ebx=state.ebx,
+                esp=state.esp,
+                ebp=state.ebp,
+                eflags=state.eflags,
+                cr0=state.cr0,
+                gdt_base=state.gdt_base,
+                gdt_limit=state.gdt_limit,
+            ),
+            shadow=run.shadow,
+            offer=run.offer,
+            faults=run.faults,
+        )
+
+    def run(self, limit: int = LIMIT) -> str:
+        self.outcome = self.machine.run(limit)
+        return self.console.text
