@@ -87,10 +87,10 @@ def _stage(text: str, options: ChainOptions, known: dict[str, int]) -> Stage:
 def _format_name(name: str, form: str, options: ChainOptions) -> str:
     wanted = (form or name).lower()
     if not form:
-        plain = wanted.rpartition(".")[2]  # a source may know "cpu0.ept01"
-        if plain.startswith("ept"):
+        parts = wanted.split(".")  # a source may know "cpu0.ept01"
+        if any(part.startswith("ept") for part in parts):
             wanted = "ept"
-        elif plain.startswith("cr3"):
+        elif any(part.startswith("cr3") for part in parts):
             wanted = options.paging.lower()
     if wanted not in FORMAT_NAMES:
         names = "ept, 4-level, 5-level, pae, 32-bit"

@@ -67,6 +67,12 @@ def without_video(regions: Sequence[Region]) -> list[Region]:
     return result
 
 
+def inputs_of(ranges: RangeTable, regions: Sequence[Region]) -> list[Region]:
+    """Return the input addresses of ``ranges`` that lead into ``regions``."""
+    pieces = merge(within(ranges.without(0xFFFF_FFFF), region_table(regions)))
+    return [Region(one.start, one.size) for one in pieces]
+
+
 class Checker:
     """Applies the rules to one stage; findings go to ``report``."""
 
@@ -241,8 +247,11 @@ class Checker:
         """Report ranges that are writable and executable: usual for an EPT, so only noted there."""
         both = self.mapping.ranges.without(rights.MEMORY_TYPE.mask | rights.IPAT | rights.G)
         part = both.where(rights.W | rights.X)
-        severity = Severity.NOTE if self.stage.fmt.is_ept else None
-        self._ranges("writable-executable", part, "{rights} at {target:#x}", severity)
+        if not self.stage.fmt.is_ept:
+            self._ranges("writable-executable", part, "{rights} at {target:#x}")
+        elif len(part):
+            text = f"{part.total:#x} bytes in {len(part)} ranges can be written and executed"
+            self._add("writable-executable", text, severity=Severity.NOTE)
 
     def check_tails(self) -> None:
         """Report large pages of which one end is RAM and the other is not."""
@@ -275,9 +284,7 @@ class Checker:
                     entry_address=found.steps[-1].address,
                 )
 
-    def _ranges(
-        self, rule: str, ranges: RangeTable, message: str, severity: Severity | None = None
-    ) -> None:
+    def _ranges(self, rule: str, ranges: RangeTable, message: str) -> None:
         """Report each range under ``rule``; ``message`` may use target, rights and type."""
         kept = ranges.take(slice(0, self.report.limit))
         for one in kept:
@@ -292,7 +299,6 @@ class Checker:
                 start=one.start,
                 size=one.size,
                 entry_address=self._entry_address(one.start),
-                severity=severity,
             )
         self.report.count_more(rule, self.stage.name, len(ranges) - len(kept))
 

@@ -10,14 +10,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from turducken.inspect.errors import InspectError
-from turducken.inspect.source import FileMap, FileSource, Piece
+from turducken.inspect.source import FileMap, FileSource, Piece, Region
 
 LIME_MAGIC = 0x4C694D45
 LIME_HEADER = struct.Struct("<IIQQQ")  # magic, version, first, last, reserved
 
 NOTE_NAME = b"TURDUCKEN\0"
 NOTE_TYPE = 1
-"""Our snapshots' note: a JSON object with ``roots`` (name to register value) and ``maxphyaddr``."""
+"""Our snapshots' note: a JSON object with ``roots`` (name to register value), and optionally
+``maxphyaddr`` and ``ram`` (a list of base and size)."""
 
 PT_LOAD, PT_NOTE = 1, 4
 ET_CORE = 4
@@ -171,8 +172,9 @@ def _apply_note(source: FileSource, text: bytes) -> None:
     try:
         note = json.loads(text)
         source.roots = {str(name): int(value) for name, value in note.get("roots", {}).items()}
-        bits = note.get("maxphyaddr")
+        bits, ram = note.get("maxphyaddr"), note.get("ram")
         source.maxphyaddr = None if bits is None else int(bits)
+        source.ram = None if ram is None else [Region(int(base), int(size)) for base, size in ram]
         source.kind = "turducken snapshot"
     except (ValueError, AttributeError, TypeError):
         source.warnings.append(f"{source.name}: the snapshot's note cannot be read; ignored")

@@ -358,7 +358,8 @@ def find_roots(
     for one in best:
         if one.root in result:
             first = result[one.root]
-            result[one.root] = _with_also(first, one.format)
+            if strength[one.format] == strength[first.format]:
+                result[one.root] = _with_also(first, one.format)
             continue
         if one.root in inner:
             continue

@@ -8,6 +8,7 @@ from typing import Any
 
 from turducken.inspect.chain import ChainWalk, StageWalk
 from turducken.inspect.decode import Decoded, decode_as
+from turducken.inspect.find import Candidate
 from turducken.inspect.findings import Finding, Report
 from turducken.paging import rights
 from turducken.paging.compare import Difference
@@ -163,6 +164,23 @@ def report(one: Report) -> Record:
             {"stage": stage, "rule": rule, "count": count}
             for (stage, rule), count in sorted(one.omitted.items())
         ],
+    }
+
+
+def candidate(one: Candidate) -> Record:
+    """Return a plausible root."""
+    return {
+        "root": number(one.root),
+        "format": one.format,
+        "also": list(one.also),
+        "score": one.score,
+        "tables": one.tables,
+        "leaves": one.leaves,
+        "mapped_bytes": one.mapped,
+        "malformed": one.malformed,
+        "in_memory": one.in_memory,
+        "attribute_kinds": one.attributes,
+        "evidence": one.evidence,
     }
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from turducken.address import PAGE_SIZE
 from turducken.arch.memory_types import MemoryType
+from turducken.inspect.moved import MovedMemory
 from turducken.inspect.writers import write_snapshot
 from turducken.memory import PhysicalMemory
 from turducken.paging import rights
@@ -125,23 +126,8 @@ def _guest_table(memory: PhysicalMemory) -> int:
     """Write L2's own tables: at L2-physical 1 MiB, so 33 MiB here. Return its CR3."""
     offset = 32 * _MIB
 
-    class Moved:
-        """L2-physical memory, as far as its tables need it."""
-
-        def load(self, address: int, size: int) -> int | None:
-            return memory.load(address + offset, size)
-
-        def store(self, address: int, size: int, value: int) -> None:
-            memory.store(address + offset, size, value)
-
-        def read(self, address: int, length: int) -> bytes:
-            return memory.read(address + offset, length)
-
-        def write(self, address: int, data: bytes) -> None:
-            memory.write(address + offset, data)
-
     pages = BumpAllocator(_MIB, 2 * _MIB)
-    table = PageTable.create(PAGING_4LEVEL.bind(Features()), Moved(), pages)
+    table = PageTable.create(PAGING_4LEVEL.bind(Features()), MovedMemory(memory, -offset), pages)
     kernel = rights.make_attributes("RWX", user=False)
     table.map(0xFFFF_8000_0000_0000, 0, 4 * _MIB, kernel)
     table.map(0x40_0000, 4 * _MIB, 64 << 10, rights.make_attributes("RX"))
@@ -178,7 +164,8 @@ def write_samples(directory: Path) -> None:
     for name, make in SAMPLES.items():
         memory, roots = make()
         regions = used_pages(memory, roots)
-        write_snapshot(str(directory / name), memory, regions, roots=roots, maxphyaddr=46)
+        ram = [(0, memory.size)]
+        write_snapshot(str(directory / name), memory, regions, roots=roots, maxphyaddr=46, ram=ram)
 
 
 if __name__ == "__main__":

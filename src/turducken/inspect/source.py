@@ -36,6 +36,9 @@ class Source(Memory, Protocol):
     """Where there is memory, ascending; None where the source cannot tell."""
     roots: dict[str, int]
     """Register values that the source itself names (``ept01``, ``cr3`` ...), for ``--via``."""
+    ram: Sequence[Region] | None
+    """Where the machine had RAM, if the source tells; it may hold only a part of that."""
+    maxphyaddr: int | None
     warnings: list[str]
 
 
@@ -80,6 +83,7 @@ class FileSource:
         self.warnings: list[str] = []
         self.roots: dict[str, int] = {}
         self.maxphyaddr: int | None = None
+        self.ram: Sequence[Region] | None = None
         self.pieces = self._fitting(pieces)
         if not self.pieces:
             raise InspectError(f"{name}: no memory in it")

@@ -2,7 +2,7 @@
 
 import json
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import BinaryIO, NamedTuple
 
 from turducken.inspect.dumps import (
@@ -31,6 +31,23 @@ class Extent(NamedTuple):
     address: int
     size: int
     place: int
+
+
+def _runs(extents: Sequence[Extent]) -> list[list[Extent]]:
+    """Group extents (ascending) that follow one another without a gap."""
+    runs: list[list[Extent]] = []
+    end = None
+    for extent in extents:
+        if extent.address == end:
+            runs[-1].append(extent)
+        else:
+            runs.append([extent])
+        end = extent.address + extent.size
+    return runs
+
+
+def _size(run: Sequence[Extent]) -> int:
+    return sum(extent.size for extent in run)
 
 
 def _chunks(memory: Memory, extent: Extent) -> Iterator[tuple[int, bytes]]:
@@ -63,13 +80,15 @@ def write_raw(
 
 
 def write_lime(stream: BinaryIO, memory: Memory, extents: Sequence[Extent]) -> None:
-    """Write a LiME dump: every extent after a header."""
+    """Write a LiME dump: every run of adjacent extents after a header."""
     at = 0
-    for address, size, place in extents:
+    for run in _runs(extents):
+        address, size = run[0].address, _size(run)
         stream.seek(at)
         stream.write(LIME_HEADER.pack(LIME_MAGIC, 1, address, address + size - 1, 0))
         at += LIME_HEADER.size
-        _copy(memory, Extent(address, size, place), stream, at)
+        for extent in run:
+            _copy(memory, extent, stream, at + extent.address - address)
         at += size
     stream.truncate(at)
 
@@ -79,17 +98,17 @@ def write_elf(
     memory: Memory,
     extents: Sequence[Extent],
     *,
-    roots: Mapping[str, int] | None = None,
-    maxphyaddr: int | None = None,
+    about: Mapping[str, object] | None = None,
 ) -> None:
-    """Write an ELF core with one PT_LOAD segment per extent, by physical address.
+    """Write an ELF core with one PT_LOAD segment per run of adjacent extents.
 
-    With ``roots`` (register values by name), it is a turducken snapshot: a note keeps them.
+    With ``about`` it is a turducken snapshot: a note keeps it (see `turducken.inspect.dumps`).
     """
-    if len(extents) + 1 >= PN_XNUM:
-        raise InspectError(f"{len(extents)} separate ranges are too many for an ELF core")
-    note = _note(roots, maxphyaddr) if roots is not None else b""
-    count = len(extents) + bool(note)
+    runs = _runs(extents)
+    if len(runs) + 1 >= PN_XNUM:
+        raise InspectError(f"{len(runs)} separate ranges are too many for an ELF core")
+    note = _note(about) if about is not None else b""
+    count = len(runs) + bool(note)
     note_at = _EHDR.size + count * _PHDR.size
     data_at = -(-(note_at + len(note)) // 4096) * 4096
     ident = b"\x7fELF\x02\x01\x01".ljust(16, b"\0")
@@ -114,22 +133,21 @@ def write_elf(
     if note:
         stream.write(_PHDR.pack(PT_NOTE, 4, note_at, 0, 0, len(note), len(note), 4))
     at = data_at
-    for address, size, _ in extents:
+    for run in runs:
+        address, size = run[0].address, _size(run)
         stream.write(_PHDR.pack(PT_LOAD, 7, at, address, address, size, size, 4096))
         at += size
     stream.write(note)
     at = data_at
-    for extent in extents:
-        _copy(memory, extent, stream, at)
-        at += extent.size
+    for run in runs:
+        for extent in run:
+            _copy(memory, extent, stream, at + extent.address - run[0].address)
+        at += _size(run)
     stream.truncate(at)
 
 
-def _note(roots: Mapping[str, int], maxphyaddr: int | None) -> bytes:
-    about: dict[str, object] = {"roots": dict(roots)}
-    if maxphyaddr is not None:
-        about["maxphyaddr"] = maxphyaddr
-    text = json.dumps(about, sort_keys=True).encode()
+def _note(about: Mapping[str, object]) -> bytes:
+    text = json.dumps(dict(about), sort_keys=True).encode()
     name = NOTE_NAME.ljust(-(-len(NOTE_NAME) // 4) * 4, b"\0")
     padding = b"\0" * (-len(text) % 4)
     return _NHDR.pack(len(NOTE_NAME), len(text), NOTE_TYPE) + name + text + padding
@@ -142,14 +160,25 @@ def write_snapshot(
     *,
     roots: Mapping[str, int],
     maxphyaddr: int | None = None,
+    ram: Sequence[tuple[int, int]] | None = None,
 ) -> None:
     """Write a turducken snapshot of the memory in ``regions`` (base, size) to ``path``.
 
-    ``roots`` names register values for ``--via``, such as ``cpu0.ept01``. Zero pages take no space.
+    ``roots`` names register values for ``--via``, such as ``cpu0.ept01``. ``ram`` tells where the
+    machine has RAM, if ``regions`` are not all of it. Zero pages take no space in the file.
     """
+    about: dict[str, object] = {"roots": dict(roots)}
+    if maxphyaddr is not None:
+        about["maxphyaddr"] = maxphyaddr
+    if ram is not None:
+        about["ram"] = [list(one) for one in ram]
     extents = [Extent(base, size, base) for base, size in regions]
     with open(path, "wb") as stream:
-        write_elf(stream, memory, extents, roots=roots, maxphyaddr=maxphyaddr)
+        write_elf(stream, memory, extents, about=about)
 
 
-WRITERS = {"raw": write_raw, "elf": write_elf, "lime": write_lime}
+WRITERS: dict[str, Callable[[BinaryIO, Memory, Sequence[Extent]], None]] = {
+    "raw": write_raw,
+    "elf": write_elf,
+    "lime": write_lime,
+}

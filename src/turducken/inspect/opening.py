@@ -1,0 +1,83 @@
+"""Opening what commands call a source, and reading the chain that ``--via`` gives."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from turducken.arch.memory_types import PAT_RESET
+from turducken.inspect.chain import ANY_PROCESSOR, ChainOptions, Stage, parse_chain
+from turducken.inspect.dumps import open_file, parse_number
+from turducken.inspect.errors import InspectError
+from turducken.inspect.remote import RemoteMemory, open_remote
+from turducken.inspect.source import FileSource, Region
+from turducken.paging.formats import Features
+
+AnySource = FileSource | RemoteMemory
+
+SOURCE_HELP = (
+    "A memory dump (raw, ELF core, LiME or turducken snapshot: PATH, or raw:PATH@BASE, elf:PATH, "
+    "lime:PATH) or a stopped machine (gdb:HOST:PORT)."
+)
+
+
+@contextmanager
+def open_source(name: str, *, base: str = "0", resume: bool = False) -> Iterator[AnySource]:
+    """Open the source that ``name`` gives; see `SOURCE_HELP`. ``base`` is for raw dumps."""
+    if name.startswith("gdb:"):
+        remote = open_remote(name[4:], resume=resume)
+        try:
+            yield remote
+        finally:
+            remote.close()
+        return
+    yield open_file(name, base=parse_number(base, "--base"))
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How a user says that tables are to be read; texts as the command line has them."""
+
+    paging: str = "4-level"
+    maxphyaddr: int | None = None
+    pat: str | None = None
+    no_execute_only: bool = False
+    no_1gib: bool = False
+    no_nx: bool = False
+
+    def options(self, source: AnySource) -> ChainOptions:
+        """Return the options, with what ``source`` itself tells."""
+        bits = self.maxphyaddr or source.maxphyaddr or ANY_PROCESSOR.maxphyaddr
+        if not 32 <= bits <= 52:
+            raise InspectError(f"--maxphyaddr {bits}: processors have 32 to 52 bits")
+        features = Features(
+            maxphyaddr=bits,
+            execute_only=not self.no_execute_only,
+            pages_1gib=not self.no_1gib,
+            nx=not self.no_nx,
+        )
+        pat = PAT_RESET if self.pat is None else parse_number(self.pat, "--pat")
+        return ChainOptions(features, self.paging, pat)
+
+    def chain(self, text: str, source: AnySource) -> list[Stage]:
+        """Return the stages that ``text`` names."""
+        return parse_chain(text, self.options(source), source.roots)
+
+
+def parse_regions(texts: Sequence[str], what: str) -> list[Region]:
+    """Return the regions that ``texts`` give as ``FIRST-END`` or ``FIRST+SIZE``.
+
+    >>> parse_regions(["0x1000-0x3000", "1M+4K"], "--ram")
+    [Region(base=4096, size=8192), Region(base=1048576, size=4096)]
+    """
+    regions = []
+    for text in texts:
+        sign = "+" if "+" in text else "-"
+        first, found, rest = text.partition(sign)
+        if not found:
+            raise InspectError(f"{what} {text!r}: write FIRST-END or FIRST+SIZE")
+        base, value = parse_number(first, what), parse_number(rest, what)
+        size = value if sign == "+" else value - base
+        if size <= 0:
+            raise InspectError(f"{what} {text!r}: the region is empty")
+        regions.append(Region(base, size))
+    return regions
