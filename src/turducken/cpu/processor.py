@@ -43,6 +43,7 @@ _PE = CR0.mask("PE")
 _IF, _TF, _RF, _AC, _VM = (RFLAGS.mask(one) for one in ("IF", "TF", "RF", "AC", "VM"))
 _DR6_RESET, _DR7_RESET = 0xFFFF_0FF0, 0x400
 _DR6_BS = 1 << 14
+_STI = b"\xfb"
 
 
 SPIN_COST = 1000
@@ -122,8 +123,8 @@ class Processor:
         self.dr = [0, 0, 0, 0, 0, 0, _DR6_RESET, _DR7_RESET]
         self.xcr0 = 1
         self.pending = Pending()
-        self.nmi_blocked = False
-        self.sti_blocked = False
+        self._nmi_blocked = False
+        self.entry_blocking: tuple[int, bool] | None = None
         self.activity = Activity.ACTIVE if index == 0 else Activity.WAIT_FOR_SIPI
         self.attention = True
         self.fault: Fault | None = None
@@ -156,7 +157,8 @@ class Processor:
         state.set_table(SegmentIndex.IDTR, 0, 0xFFFF)
         state.rip = 0xFFF0
         self.dr[:] = [0, 0, 0, 0, 0, 0, _DR6_RESET, _DR7_RESET]
-        self.nmi_blocked = self.sti_blocked = False
+        self.nmi_blocked = False
+        self.entry_blocking = None
         self.state.in_shadow = False
         state.update_mode(0)
         self.tlb.forget_everything()
@@ -541,6 +543,29 @@ class Processor:
             if flags & _TF:
                 self.pending.debug |= _DR6_BS
                 self.attention = True
+
+    @property
+    def nmi_blocked(self) -> bool:
+        """NMIs (or virtual NMIs) are blocked until IRET."""
+        return self._nmi_blocked
+
+    @nmi_blocked.setter
+    def nmi_blocked(self, value: bool) -> None:
+        if value != self._nmi_blocked:
+            self._nmi_blocked = value
+            self.attention = True
+            update_intercepts(self)
+
+    def is_blocked_by_sti(self) -> bool:
+        """Tell, while interrupts are blocked for one instruction, whether STI did it or MOV SS.
+
+        The engine does not tell them apart: the byte before RIP does, except right after a VM entry
+        that loaded the blocking.
+        """
+        if self.entry_blocking is not None and self.entry_blocking[0] == self.state.rip:
+            return self.entry_blocking[1]
+        linear = linear_address(self.state, SegmentIndex.CS, self.state.rip - 1)
+        return self.linear.fetch(linear, 1, user=self.state.cpl == 3) == _STI
 
     # Time
 

@@ -31,7 +31,7 @@ _OTHER_EVENT_MTF = 7
 
 def enter(p: "Processor", *, is_launch: bool) -> VmResult | None:
     """VMLAUNCH or VMRESUME: return how it failed, or None when an entry or its VM exit followed."""
-    mov_ss = p.state.in_shadow and not p.sti_blocked
+    mov_ss = p.root is None and p.state.in_shadow and not p.is_blocked_by_sti()
     refused = p.vmx.entry_precondition(is_launch=is_launch, is_blocked_by_mov_ss=mov_ss)
     if refused is not None:
         return refused
@@ -128,7 +128,7 @@ def load_guest(p: "Processor", vmcs: Vmcs, guest: GuestControls) -> None:
 def _load_non_register_state(p: "Processor", vmcs: Vmcs) -> None:
     blocking = vmcs.read(f.GUEST_INTERRUPTIBILITY)
     p.state.in_shadow = bool(blocking & (_BLOCKING_STI | _BLOCKING_MOV_SS))
-    p.sti_blocked = bool(blocking & _BLOCKING_STI)
+    p.entry_blocking = (p.state.rip, bool(blocking & _BLOCKING_STI)) if p.state.in_shadow else None
     p.nmi_blocked = bool(blocking & _BLOCKING_NMI)
     p.activity = Activity(vmcs.read(f.GUEST_ACTIVITY))
     p.pending.debug = vmcs.read(f.GUEST_PENDING_DEBUG) & 0x500F

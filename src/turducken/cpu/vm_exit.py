@@ -132,7 +132,10 @@ def exit_for_translation(p: "Processor", fault: Fault, during: Event | None) -> 
     if fault.address is not None:
         vmcs.write(f.GUEST_LINEAR_ADDRESS, fault.address)
     if isinstance(fault, EptViolation):
-        exit_to_host(p, ExitReason.EPT_VIOLATION, fault.qualification, length=length, during=during)
+        qualification = fault.qualification
+        if p.iret_unblocked_nmi and during is None:
+            qualification |= NMI_UNBLOCKING
+        exit_to_host(p, ExitReason.EPT_VIOLATION, qualification, length=length, during=during)
     else:
         exit_to_host(p, ExitReason.EPT_MISCONFIGURATION, length=length, during=during)
 
@@ -199,7 +202,7 @@ def _save_non_register_state(p: "Processor", vmcs: Vmcs) -> None:
     assert guest is not None
     interruptibility = 0
     if state.in_shadow:
-        interruptibility |= 1 if p.sti_blocked else 2
+        interruptibility |= 1 if p.is_blocked_by_sti() else 2
     if p.nmi_blocked:
         interruptibility |= 8
     vmcs.write(f.GUEST_INTERRUPTIBILITY, interruptibility)

@@ -51,7 +51,7 @@ def invalidate_vpid(p: "Processor", kind: int, descriptor: int, address: int) ->
         p.on_event("invvpid", p, (kind, descriptor, address))
     vpid = descriptor & 0xFFFF
     if kind == INVVPID_INDIVIDUAL_ADDRESS:
-        p.tlb.invvpid_address(vpid, address & (1 << 57) - 1)
+        p.tlb.invvpid_address(vpid, address & (1 << p.capabilities.linear_width) - 1)
     elif kind == INVVPID_SINGLE_CONTEXT:
         p.tlb.flush_vpid(vpid, "INVVPID")
     elif kind == INVVPID_ALL_CONTEXTS:

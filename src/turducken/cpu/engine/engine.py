@@ -30,7 +30,7 @@ _KINDS = {
 _GRANT = (
     unicorn_const.UC_PROT_READ,
     unicorn_const.UC_PROT_READ | unicorn_const.UC_PROT_WRITE,
-    unicorn_const.UC_PROT_READ | unicorn_const.UC_PROT_EXEC,
+    unicorn_const.UC_PROT_EXEC,
 )
 
 
@@ -94,7 +94,7 @@ class Engine:
         self.is_stale = False
         self.is_code_stale = False
         self._running_budget = 0
-        self._is_stepping = False
+        self._is_stepping = self._can_step = False
         self._fill_page = 0
         self._map_memory()
         self._budget = Budget(self._handle, self._new_block, native=native)
@@ -142,6 +142,7 @@ class Engine:
         Returns a `Trap` or an SVM exit code.
         """
         limit = self._budget
+        self._can_step = False
         limit.left = self._running_budget = budget
         trap = self._run(0)
         self.executed += budget - limit.left
@@ -151,10 +152,13 @@ class Engine:
     def step(self) -> int:
         """Run one instruction; return as `run` does."""
         self._budget.left = self._running_budget = 1 << 62
+        if not self._can_step:
+            # Code translated for running would be executed a block at a time.
+            library.flush_code(self._handle)
+            self._can_step = True
         self._is_stepping = True
         trap = self._run(1)
         self._is_stepping = False
-        self._budget.forget_blocks()
         self.executed += 1
         self._running_budget = self._budget.left
         return trap
@@ -301,15 +305,13 @@ class Engine:
 
     def _new_block(self, address: int, size: int) -> int | None:
         """Count a block's instructions; stop before it, uncounted, if it is not for the engine."""
-        if self._is_entering or self._aborted:
-            return 1
-        if not self._is_stepping:
-            library.context_save(self._handle, self.state.context)
-            try:
-                if self._host.is_special(address, size):
-                    self._stop(Trap.SPECIAL)
-                    return None
-            except BaseException as error:
-                self._fail(error)
+        if self._is_entering or self._aborted or self._is_stepping:
+            return None
+        library.context_save(self._handle, self.state.context)
+        try:
+            if self._host.is_special(address, size):
+                self._stop(Trap.SPECIAL)
+                return None
+        except BaseException as error:
+            self._fail(error)
         return library.block_instructions(self._handle, address)
-

@@ -343,6 +343,7 @@ def on_descriptor_table(p: "Processor") -> None:
 _IDENTITY = {Mnemonic.SLDT: 0, Mnemonic.STR: 1, Mnemonic.LLDT: 2, Mnemonic.LTR: 3}
 _LOADS = frozenset({Mnemonic.LLDT, Mnemonic.LTR})
 
+
 def on_iret(p: "Processor") -> None:
     """IRET while NMIs are blocked: it ends the blocking, even if it faults.
 
@@ -350,7 +351,6 @@ def on_iret(p: "Processor") -> None:
     the bit "NMI unblocking due to IRET".
     """
     p.nmi_blocked = False
-    update_intercepts(p)
     p.iret_unblocked_nmi = True
     trap = p.engine.step()
     if trap:
