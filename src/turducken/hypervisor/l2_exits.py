@@ -70,6 +70,7 @@ def _keep(vcpu: "Vcpu") -> None:
     """L0 keeps the exit: what was being delivered goes on when L2 does."""
     if vcpu.events.subscribers:
         vcpu.publish_exit(2, "L0")
+    vcpu.nested.keep()
     vcpu.inject_again()
 
 

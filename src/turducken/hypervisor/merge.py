@@ -5,7 +5,7 @@ fields that are copied lie in runs that are moved at once; the fields that are c
 are worked out again only when a control of VMCS12 has changed since.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum
 
@@ -97,13 +97,25 @@ def _rule(field: VmcsField) -> Rule:
 RULES: dict[VmcsField, Rule] = {field: _rule(field) for field in FIELDS.values()}
 """Where each field of VMCS02 comes from."""
 
-DIRECT_CONTROL_SLOTS = range(f.EXCEPTION_BITMAP.slot, f.PIN_BASED_CONTROLS.slot)
-"""Controls that are copied at each entry, event injection among them."""
-COPIED_SINGLY = (
-    f.CR3_TARGET_COUNT,
-    f.TSC_MULTIPLIER,
+
+
+def _runs(fields: Iterable[VmcsField]) -> tuple[range, ...]:
+    """Return the slots of fields as runs without gaps."""
+    runs: list[range] = []
+    for slot in sorted(one.slot for one in fields):
+        if runs and runs[-1].stop == slot:
+            runs[-1] = range(runs[-1].start, slot + 1)
+        else:
+            runs.append(range(slot, slot + 1))
+    return tuple(runs)
+
+
+COPIED_CONTROL_SLOTS = _runs(
+    field
+    for field, rule in RULES.items()
+    if rule.how is How.COPIED and field.kind is FieldKind.CONTROL
 )
-"""Controls that are copied, in the run of those that are compared first."""
+"""Controls that are copied at each entry, event injection among them."""
 
 
 @dataclass(slots=True)
@@ -215,8 +227,6 @@ def merge_controls(
         leave |= Exit.SAVE_PREEMPTION_TIMER
     vmcs02.write(f.EXIT_CONTROLS, adjust.exit(leave))
     vmcs02.write(f.ENTRY_CONTROLS, adjust.entry(controls.entry | ENTRY_OWN))
-    for one in COPIED_SINGLY:
-        vmcs02.write(one, vmcs12.read(one))
     for one, word, control in _TRANSLATED:
         used = getattr(controls, word) & control
         vmcs02.write(one, translate(vmcs12.read(one)) if used else 0)

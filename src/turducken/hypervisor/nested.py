@@ -18,7 +18,7 @@ from turducken.hypervisor.host_state import (
     set_own_host_state,
 )
 from turducken.hypervisor.merge import (
-    DIRECT_CONTROL_SLOTS,
+    COPIED_CONTROL_SLOTS,
     ENTRY_OWN,
     NO_LINK,
     Adjust,
@@ -90,6 +90,7 @@ class Context:
     __slots__ = (
         "controls",
         "generation",
+        "has_loads",
         "image",
         "is_launched",
         "kept",
@@ -106,6 +107,8 @@ class Context:
         self.vmcs02 = vmcs02
         self.is_launched = False
         """VMCS02 has been launched."""
+        self.has_loads = False
+        """VMCS02 is about to load MSRs that L1's entry loads, which must not be loaded again."""
         self.merged = b""
         """VMCS12's controls as they were when VMCS02's were worked out."""
         self.generation = -1
@@ -300,7 +303,8 @@ class Nested:
     def _load_guest(self, context: Context) -> None:
         """Copy L2's state and the controls that L1 changes from entry to entry."""
         vmcs12, vmcs02 = context.vmcs12, context.vmcs02
-        vmcs02.unpack(DIRECT_CONTROL_SLOTS, vmcs12.pack(DIRECT_CONTROL_SLOTS))
+        for run in COPIED_CONTROL_SLOTS:
+            vmcs02.unpack(run, vmcs12.pack(run))
         vmcs02.unpack(f.GUEST_SLOTS, vmcs12.pack(f.GUEST_SLOTS))
         slots, own = vmcs02.slots, self._vcpu.vmcs01.slots
         slots[f.VMCS_LINK_POINTER.slot] = NO_LINK
@@ -374,6 +378,10 @@ class Nested:
 
     def _start(self, context: Context, *, is_launch: bool) -> None:
         vcpu = self._vcpu
+        context.has_loads = bool(
+            context.vmcs02.slots[f.ENTRY_MSR_LOAD_COUNT.slot]
+            or context.controls.entry & Entry.LOAD_PERF_GLOBAL_CTRL
+        )
         self._launching = is_launch
         if is_launch:
             vcpu.unit.set_launched()
@@ -384,6 +392,16 @@ class Nested:
             root12 = context.root12
             eptp12 = root12.eptp if root12 else None
             vcpu.events.publish(NestedEntry(vcpu.index, context.region12, eptp12))
+
+    def keep(self) -> None:
+        """L0 handles the exit that has just happened: L2 goes on, it is not entered anew."""
+        context = self.current
+        assert context is not None
+        if context.has_loads:
+            context.has_loads = False
+            slots = context.vmcs02.slots
+            slots[f.ENTRY_MSR_LOAD_COUNT.slot] = 0
+            slots[f.ENTRY_CONTROLS.slot] &= ~Entry.LOAD_PERF_GLOBAL_CTRL
 
     # Exits that L1 gets
 

@@ -14,6 +14,7 @@ from turducken.vmx.exit_information import (
     BLOCKING_BY_MOV_SS,
     BLOCKING_BY_NMI,
     BLOCKING_BY_STI,
+    EPT_QUALIFICATION,
     INTERRUPTION_TYPE,
     INTERRUPTION_VALID,
     EventType,
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 _BLOCKED = BLOCKING_BY_NMI | BLOCKING_BY_MOV_SS | BLOCKING_BY_STI
 _NMI = interruption(Vector.NMI, EventType.NMI)
+_UNBLOCKING = EPT_QUALIFICATION.mask("NMI_UNBLOCKING")
+_WITH_UNBLOCKING = (ExitReason.EPT_VIOLATION, ExitReason.PML_FULL)
 
 
 class NmiRelay:
@@ -57,6 +60,16 @@ class NmiRelay:
         """An NMI whose delivery was interrupted is injected again: it finds no blocking."""
         if INTERRUPTION_TYPE.get(vectoring) == EventType.NMI:
             self._vcpu.current.slots[f.GUEST_INTERRUPTIBILITY.slot] &= ~BLOCKING_BY_NMI
+
+    def block_again(self) -> None:
+        """An IRET that will be executed again has unblocked NMIs too early.
+
+        SDM 3C, "Resuming Guest Software after Handling an Exception".
+        """
+        slots = self._vcpu.current.slots
+        reason = slots[f.EXIT_REASON.slot]
+        if reason in _WITH_UNBLOCKING and slots[f.EXIT_QUALIFICATION.slot] & _UNBLOCKING:
+            slots[f.GUEST_INTERRUPTIBILITY.slot] |= BLOCKING_BY_NMI
 
     def _place(self) -> None:
         vcpu = self._vcpu

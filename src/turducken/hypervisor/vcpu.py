@@ -363,7 +363,10 @@ class Vcpu:
         """
         slots = self.current.slots
         vectoring = slots[f.IDT_VECTORING_INFORMATION.slot]
-        if not vectoring & INTERRUPTION_VALID or self.system.faults.lost_vectoring:
+        if not vectoring & INTERRUPTION_VALID:
+            self.nmi.block_again()
+            return
+        if self.system.faults.lost_vectoring:
             return
         slots[f.ENTRY_INTERRUPTION_INFORMATION.slot] = vectoring & ~NMI_UNBLOCKING
         if vectoring & INTERRUPTION_ERROR_CODE:
