@@ -17,10 +17,10 @@ from turducken.memory import Memory
 from turducken.paging import entries as e
 from turducken.paging import rights
 from turducken.paging.compare import Change, compare
-from turducken.paging.compose import compose, within
+from turducken.paging.compose import compose, outside, within
 from turducken.paging.inventory import Inventory, take_inventory
 from turducken.paging.ranges import Mapping, RangeTable, map_ranges, merge
-from turducken.paging.readers import Bools, Words
+from turducken.paging.readers import Bools, Words, distinct
 from turducken.paging.survey import State
 from turducken.paging.walker import Stop, walk
 
@@ -176,7 +176,7 @@ class Checker:
         """Report ranges that lead to any of ``tables``."""
         if not len(tables):
             return
-        pages = np.unique(tables >> np.uint64(12)) << np.uint64(12)
+        pages = distinct(tables & ~np.uint64(0xFFF))
         reached = within(self.mapping.ranges, _plain(pages, pages * 0 + np.uint64(4096)))
         for rule, letter, mask, others in (
             ("tables-writable", "written", rights.W, 0),
@@ -204,8 +204,8 @@ class Checker:
         self._ranges("uc-over-ram", merge(over_ram), "{type} over RAM at {target:#x}")
         over_ram = within(ranges.take(doubtful), self._ram)
         self._ranges("type-doubtful", merge(over_ram), "{type} over RAM at {target:#x}")
-        outside = compose(ranges.take(kind == MemoryType.WB), self._ram).unmapped
-        self._ranges("cached-outside-ram", outside, "{type} at {target:#x}, where there is no RAM")
+        beyond = outside(ranges.take(kind == MemoryType.WB), self._ram)
+        self._ranges("cached-outside-ram", beyond, "{type} at {target:#x}, where there is no RAM")
 
     def check_aliases(self) -> None:
         """Report memory that is mapped with more than one memory type."""

@@ -14,6 +14,7 @@ from turducken.paging.readers import Bools, Words
 
 _PAGE = np.uint64(12)
 ALL_ONES = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
+FEW = 16
 INDEX_PAGES = 1 << 25
 """The index of the outer stage is used where it spans at most this many pages (128 GiB)."""
 
@@ -49,6 +50,7 @@ def within(ranges: RangeTable, regions: RangeTable) -> RangeTable:
     """
     if not len(ranges) or not len(regions):
         return RangeTable()
+    ranges = ranges.take(_near(ranges, regions))
     pieces = _through(ranges, regions)
     owner = np.searchsorted(ranges.start, pieces.start, side="right") - 1
     moved = pieces.start - ranges.start[owner]
@@ -58,6 +60,30 @@ def within(ranges: RangeTable, regions: RangeTable) -> RangeTable:
         attributes=ranges.attributes[owner],
         shifts=ranges.shifts[owner],
     )
+
+
+def _near(ranges: RangeTable, regions: RangeTable) -> Bools:
+    """Tell which ranges could lead into ``regions``: all those, and perhaps some more."""
+    last = ranges.target + (ranges.size - np.uint64(1))
+    if len(regions) > FEW:
+        between: Bools = (ranges.target <= regions.last[-1]) & (last >= regions.start[0])
+        return between
+    near = np.zeros(len(ranges), dtype=np.bool_)
+    for low, high in zip(regions.start, regions.last, strict=True):
+        near |= (ranges.target <= high) & (last >= low)
+    return near
+
+
+def outside(ranges: RangeTable, regions: RangeTable) -> RangeTable:
+    """Return the pieces of ``ranges`` whose targets lie in none of ``regions``, merged."""
+    if not len(ranges) or not len(regions):
+        return ranges
+    inside = np.zeros(len(ranges), dtype=np.bool_)
+    if len(regions) <= FEW:
+        last = ranges.target + (ranges.size - np.uint64(1))
+        for low, high in zip(regions.start, regions.last, strict=True):
+            inside |= (ranges.target >= low) & (last <= high)
+    return compose(ranges.take(~inside), regions).unmapped
 
 
 def _through(inner: RangeTable, outer: RangeTable) -> RangeTable:
@@ -107,7 +133,8 @@ def _overlaps(inner: RangeTable, outer: RangeTable) -> tuple[NDArray[np.intp], N
     low, high = inner.target, inner.target + (inner.size - np.uint64(1))
     base = outer.start[0] >> _PAGE
     pages = int((outer.last[-1] >> _PAGE) - base) + 1
-    if len(outer) > 4096 and pages <= INDEX_PAGES and _whole_pages(outer):
+    worth_it = len(outer) > 4096 and pages <= min(INDEX_PAGES, 16 * len(inner))
+    if worth_it and _whole_pages(outer):
         return _overlaps_by_page(outer, (low, high), (base, pages))
     first = np.searchsorted(outer.last, low, side="left")
     return first, np.maximum(first, np.searchsorted(outer.start, high, side="right"))

@@ -11,7 +11,7 @@ import numpy as np
 
 from turducken.memory import Memory
 from turducken.paging.formats import BoundFormat
-from turducken.paging.readers import TableReader, Words, reader_of
+from turducken.paging.readers import TableReader, Words, distinct, reader_of
 
 AT_ONCE = 256
 MAX_LOOPS = 64
@@ -45,7 +45,7 @@ class Inventory:
     @property
     def all_tables(self) -> Words:
         """Every table's address once, ascending."""
-        return np.unique(np.concatenate(self.tables))
+        return distinct(np.concatenate(self.tables))
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ def take_inventory(
     total, truncated = 1, False
     for number in range(len(fmt.levels) - 1):
         edges.append(_references(fmt, reader, number, tables[-1]))
-        children = np.unique(edges[-1].child)
+        children = distinct(edges[-1].child)
         if total + len(children) > max_tables:
             children, truncated = children[: max_tables - total], True
         total += len(children)
@@ -102,6 +102,8 @@ def _references(fmt: BoundFormat, reader: TableReader, number: int, tables: Word
 def _shared(edges: Sequence[_Edges]) -> list[Reference]:
     result: list[Reference] = []
     for level, one in enumerate(edges, 1):
+        if len(distinct(one.child)) == len(one.child):
+            continue
         child, first, counts = np.unique(one.child, return_index=True, return_counts=True)
         for index in np.flatnonzero(counts > 1)[: MAX_SHARED - len(result)].tolist():
             where = int(one.entry_address[first[index]])
@@ -113,11 +115,21 @@ def _loops(tables: Sequence[Words], edges: Sequence[_Edges]) -> list[Reference]:
     result: list[Reference] = []
     for upper in range(len(tables)):
         for lower in range(upper + 1, len(tables)):
-            for table in np.intersect1d(tables[upper], tables[lower]).tolist():
+            for table in _common(tables[upper], tables[lower]):
                 result += _loop(edges, table, upper, lower)
                 if len(result) >= MAX_LOOPS:
                     return result[:MAX_LOOPS]
     return result
+
+
+def _common(a: Words, b: Words) -> list[int]:
+    """Return what two ascending arrays have in common."""
+    short, long = (a, b) if len(a) < len(b) else (b, a)
+    if not len(short):
+        return []
+    at = np.minimum(np.searchsorted(long, short), len(long) - 1)
+    common: list[int] = short[long[at] == short].tolist()
+    return common
 
 
 def _loop(edges: Sequence[_Edges], table: int, upper: int, lower: int) -> list[Reference]:

@@ -1,0 +1,1 @@
+"""Only for Volatility, which imports the files of this folder."""
