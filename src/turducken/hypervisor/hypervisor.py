@@ -1,9 +1,9 @@
 """L0: what its processors share, and where they begin."""
 
 from collections.abc import Callable, Generator, Sequence
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import Literal, Protocol
 
-from turducken.address import PAGE_SIZE, Gpa1
+from turducken.address import PAGE_SIZE, Gpa1, Hpa
 from turducken.arch import msr
 from turducken.hypervisor import l1_exits, l2_exits
 from turducken.hypervisor.boot import BootRegisters
@@ -15,11 +15,10 @@ from turducken.hypervisor.interprocessor import start_processor
 from turducken.hypervisor.mtrr import mtrr_numbers
 from turducken.hypervisor.shadow import ShadowPolicyName
 from turducken.hypervisor.vcpu import Handling, Vcpu
+from turducken.hypervisor.vmx_unit import GuestVmxUnit
 from turducken.memory import PhysicalMemory
 from turducken.vmx.interface import VmxProcessor, Wait
-
-if TYPE_CHECKING:
-    pass
+from turducken.vmx.vmcs_fields import ACCESSES
 
 _LOW_WRITE, _HIGH_READ, _HIGH_WRITE = 2048, 1024, 3072
 _GIVE_OTHERS_TIME = 4
@@ -80,6 +79,7 @@ class Hypervisor:
         """MSRs whose writes L0 looks at."""
         self.msr_bitmap = self.frames.allocate()
         self.msr_bitmap_number = self._make_msr_bitmap()
+        self._access_bitmaps: tuple[Hpa, Hpa] | None = None
         self.l1_handlers: dict[int, Callable[[Vcpu], Handling]] = l1_exits.HANDLERS
         self.l2_handler: Callable[[Vcpu], Handling] = l2_exits.on_exit
 
@@ -92,6 +92,24 @@ class Hypervisor:
             number |= 1 << 8 * _LOW_WRITE + index
         self.memory.write(self.msr_bitmap, number.to_bytes(PAGE_SIZE, "little"))
         return number
+
+    def access_bitmaps(self, unit: GuestVmxUnit) -> tuple[Hpa, Hpa]:
+        """Return the VMREAD and VMWRITE bitmaps: a bit is set where the access must exit.
+
+        SDM 3C, "VMCS Shadowing Bitmap Addresses". They are the same for all processors.
+        """
+        if self._access_bitmaps is None:
+            pages = []
+            for write in (False, True):
+                number = (1 << 8 * PAGE_SIZE) - 1
+                for encoding in ACCESSES:
+                    if unit.can_access(encoding, write=write):
+                        number &= ~(1 << encoding)
+                page = self.frames.allocate()
+                self.memory.write(page, number.to_bytes(PAGE_SIZE, "little"))
+                pages.append(page)
+            self._access_bitmaps = pages[0], pages[1]
+        return self._access_bitmaps
 
     # The program
 

@@ -123,6 +123,7 @@ class Vcpu:
             self.nested.place,
         )
         self.nmi = NmiRelay(self)
+        self._follow_shadowing()
         self._uses_requests = system.count > 1
 
     def _make_memory(self) -> None:
@@ -328,6 +329,34 @@ class Vcpu:
                 handler,
             )
         )
+
+    # VMCS shadowing: L1's VMREAD and VMWRITE reach VMCS12's fields without an exit
+
+    def _follow_shadowing(self) -> None:
+        system = self.system
+        offered = self.capabilities.secondary.allowed1 & Secondary.VMCS_SHADOWING
+        self._uses_shadowing = bool(offered) and system.offer.vmcs_shadowing
+        if self._uses_shadowing:
+            reads, writes = system.access_bitmaps(self.unit)
+            self.vmcs01.write(f.VMREAD_BITMAP, reads)
+            self.vmcs01.write(f.VMWRITE_BITMAP, writes)
+
+    def follow_vmcs12(self) -> None:
+        """L1's current VMCS or VMX operation may have changed: link VMCS12 to VMCS01, or nothing.
+
+        Outside VMX operation VMREAD must exit (it is #UD); without a current VMCS it fails through
+        the missing link as it would without L0.
+        """
+        if not self._uses_shadowing:
+            return
+        unit = self.unit
+        current = unit.current
+        link = NO_LINK if current is None else unit.current12.region
+        self.vmcs01.write(f.VMCS_LINK_POINTER, link)
+        secondary = self.vmcs01.read(f.SECONDARY_CONTROLS) & ~Secondary.VMCS_SHADOWING
+        if unit.in_operation:
+            secondary |= Secondary.VMCS_SHADOWING
+        self.vmcs01.write(f.SECONDARY_CONTROLS, secondary)
 
     # Completing and failing L1's instructions
 

@@ -141,7 +141,9 @@ def _with_pointer(
             return None
         data = _read(vcpu, 8)
         if data is not None:
-            _finish(vcpu, execute(vcpu, int.from_bytes(data, "little")))
+            result = execute(vcpu, int.from_bytes(data, "little"))
+            vcpu.follow_vmcs12()
+            _finish(vcpu, result)
         return None
 
     return handler
@@ -169,6 +171,7 @@ def on_vmxon(vcpu: "Vcpu") -> "Handling":
     result = vcpu.unit.vmxon(int.from_bytes(data, "little"))
     if result.status is VmStatus.SUCCEED:
         vcpu.own_fixed_bits(all_of_them=True)
+        vcpu.follow_vmcs12()
     _finish(vcpu, result)
     return None
 
@@ -179,6 +182,7 @@ def on_vmxoff(vcpu: "Vcpu") -> "Handling":
         return None
     _finish(vcpu, vcpu.unit.vmxoff())
     vcpu.own_fixed_bits(all_of_them=False)
+    vcpu.follow_vmcs12()
     if vcpu.init_pending:
         vcpu.init_pending = False
         vcpu.reset_l1()

@@ -78,6 +78,10 @@ class GuestVmxUnit(VmxUnit):
         assert isinstance(self.current, CachedVmcs)
         return self.current
 
+    def can_access(self, encoding: int, *, write: bool) -> bool:
+        """Tell whether VMREAD or VMWRITE of an encoding works for L1."""
+        return encoding in (self._writable if write else self._readable)
+
     def vmcs_at(self, region: int) -> Vmcs:
         """Return the VMCS in L1's memory; where L1 has no memory, one that comes to nothing."""
         frame = self.guest_memory.host_frame(Gpa1(region), write=True)
