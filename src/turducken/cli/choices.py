@@ -3,11 +3,13 @@
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 
 from turducken.cli.errors import InputError
+from turducken.hypervisor import POLICIES as SHADOW_POLICIES
+from turducken.hypervisor import ShadowPolicyName
 from turducken.machine.boot import Module
 from turducken.machine.boot.container import read_file
 from turducken.mmu.policy import POLICIES
@@ -81,6 +83,14 @@ Tlb = Annotated[
         help=f"How long translations stay cached: {', '.join(POLICIES)}.",
     ),
 ]
+Shadow = Annotated[
+    str,
+    typer.Option(
+        metavar="POLICY",
+        rich_help_panel=_MACHINE,
+        help=f"How our hypervisor keeps EPT02: {', '.join(SHADOW_POLICIES)}.",
+    ),
+]
 Seed = Annotated[
     int,
     typer.Option(
@@ -108,13 +118,14 @@ class SystemChoices:
     """The options as the user wrote them."""
 
     image: str = DEFAULT_IMAGE
-    mode: Mode = Mode.BARE
+    mode: Mode = DEFAULT_MODE
     cpus: int = 1
     memory: str = "256M"
     cmdline: str = ""
     modules: tuple[str, ...] = ()
     profile: str = "default"
     tlb: str = "keep"
+    shadow: str = "cached"
     seed: int = 0
 
     def resolve(self) -> SystemOptions:
@@ -128,6 +139,7 @@ class SystemChoices:
             modules=[read_module(one) for one in self.modules],
             profile=load_profile(self.profile),
             tlb=self.tlb,
+            shadow=cast(ShadowPolicyName, self.shadow),  # checked below
             seed=self.seed,
         )
         options.check()

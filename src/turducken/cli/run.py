@@ -58,13 +58,14 @@ def mount(app: typer.Typer) -> None:
 
 def run(
     image: choices.Image = DEFAULT_IMAGE,
-    mode: choices.ModeOption = Mode.BARE,
+    mode: choices.ModeOption = Mode.NESTED,
     cpus: choices.Cpus = 1,
     memory: choices.Memory = "256M",
     cmdline: choices.Cmdline = "",
     module: choices.Modules = [],  # noqa: B006 - Typer copies it
     profile: choices.ProfileOption = "default",
     tlb: choices.Tlb = "keep",
+    shadow: choices.Shadow = "cached",
     seed: choices.Seed = 0,
     until: choices.Until = None,
     fail_on: choices.FailOn = None,
@@ -75,7 +76,7 @@ def run(
 ) -> int:
     """Run an image on the machine."""
     chosen = choices.SystemChoices(
-        image, mode, cpus, memory, cmdline, tuple(module), profile, tlb, seed
+        image, mode, cpus, memory, cmdline, tuple(module), profile, tlb, shadow, seed
     )
     stops = choices.make_stops(until, fail_on, max_instructions)
     if console == json == _STDOUT:

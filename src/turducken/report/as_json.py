@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from turducken.machine.machine import Outcome
-from turducken.system import ExitCount, ProcessorResult, Result, System
+from turducken.system import ExitCount, Mode, ProcessorResult, Result, System
 from turducken.vmx.exit_reasons import name_of
 
 
@@ -20,6 +20,7 @@ def result_as_dict(system: System, result: Result) -> dict[str, Any]:
         "mode": options.mode.value,
         "profile": options.profile.name,
         "tlb_policy": options.tlb,
+        "shadow_policy": options.shadow if options.mode is Mode.NESTED else None,
         "seed": options.seed,
         "memory": options.memory,
         "command_line": system.boot_state.command_line,

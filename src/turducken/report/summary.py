@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from turducken.report.words import outcome_in_words, plural, short_number, short_time
-from turducken.system import Result, System
+from turducken.system import Mode, Result, System
 from turducken.vmx.exit_reasons import name_of
 
 _LEAST_ROWS = 12
@@ -38,6 +38,7 @@ def summary(system: System, result: Result) -> RenderableType:
 
 def _facts(system: System, result: Result) -> Table:
     options = system.options
+    shadow = f", EPT02 {options.shadow}" if options.mode is Mode.NESTED else ""
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="bold")
     grid.add_column()
@@ -46,7 +47,7 @@ def _facts(system: System, result: Result) -> Table:
     grid.add_row(
         "system",
         f"{options.image.name}, {options.mode.value}, {plural(options.cpus, 'processor')}, "
-        f"profile {options.profile.name}, TLB {options.tlb}",
+        f"profile {options.profile.name}, TLB {options.tlb}{shadow}",
     )
     grid.add_row(
         "run",

@@ -3,17 +3,18 @@
 import math
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from turducken.cpu.processor import Processor
 from turducken.cpu.surroundings import Activity
+from turducken.hypervisor import Hypervisor, UnsuitableProcessorError
 from turducken.machine.boot import BootState
 from turducken.machine.machine import Machine, MachineOptions, Outcome
-from turducken.system import start
+from turducken.system import nested, start
 from turducken.system.console import Console, Watch
 from turducken.system.errors import SetupError
-from turducken.system.options import SystemOptions
+from turducken.system.options import Mode, SystemOptions
 from turducken.system.result import ExitCount, ProcessorResult, Result, TlbTotals
 
 PROMPT_NANOSECONDS = 1_000_000
@@ -21,6 +22,10 @@ PROMPT_NANOSECONDS = 1_000_000
 
 IDLE_NANOSECONDS = 60_000_000_000
 """When no processor has executed an instruction for so long, none is expected to."""
+
+
+_QUANTUM, _QUANTUM_ALONE = 10_000, 1_000_000
+"""Instructions for each turn: with others to wait for it, and without."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +51,11 @@ class System:
         self.machine = _make_machine(options, self.console)
         firmware = start.run_firmware(self.machine, options.memory)
         self.boot_state: BootState = start.load(self.machine, firmware, options)
-        start.start(self.machine.processors[0], self.boot_state)
+        self.hypervisor: Hypervisor | None = None
+        if options.mode is Mode.NESTED:
+            self.hypervisor = nested.install(self.machine, self.boot_state, options)
+        else:
+            start.start(self.machine.processors[0], self.boot_state)
         self.host_seconds = 0.0
 
     def run(self, stops: Stops | None = None, on_turn: Callable[[], None] | None = None) -> Result:
@@ -57,6 +66,8 @@ class System:
         began = time.perf_counter()
         try:
             self._run_turns(stops, watch, on_turn)
+        except UnsuitableProcessorError as error:
+            raise nested.explain_unsuitable(error, self.options) from None
         finally:
             self.host_seconds += time.perf_counter() - began
             self.console.unsubscribe(lines)
@@ -98,11 +109,16 @@ class System:
 
     def exit_counts(self) -> tuple[ExitCount, ...]:
         """Return the VM exits of all processors so far, by level, handler and reason."""
-        counts: dict[int, int] = {}
-        for processor in self.machine.processors:
-            for reason, count in processor.statistics.exits.items():
-                counts[reason] = counts.get(reason, 0) + count
-        return tuple(ExitCount(2, "L1", *one) for one in sorted(counts.items()))
+        if self.hypervisor is None:
+            bare = _summed(one.statistics.exits for one in self.machine.processors)
+            return tuple(ExitCount(2, "L1", *one) for one in bare)
+        of_vcpus = [one.statistics for one in self.hypervisor.vcpus]
+        ways = (
+            (1, "L0", _summed(one.exits_l1 for one in of_vcpus)),
+            (2, "L0", _summed(one.handled for one in of_vcpus)),
+            (2, "L1", _summed(one.reflected for one in of_vcpus)),
+        )
+        return tuple(ExitCount(level, to, *one) for level, to, counts in ways for one in counts)
 
     def _processor_result(self, processor: Processor) -> ProcessorResult:
         rip = processor.state.rip
@@ -149,13 +165,25 @@ class _Idleness:
             self._machine.end(Outcome.HALTED)
 
 
+def _summed(parts: Iterable[Mapping[int, int]]) -> list[tuple[int, int]]:
+    """Return reasons and counts of several processors together, in the order of the reasons."""
+    counts: dict[int, int] = {}
+    for part in parts:
+        for reason, count in part.items():
+            counts[reason & 0xFFFF] = counts.get(reason & 0xFFFF, 0) + count
+    return sorted(counts.items())
+
+
 def _make_machine(options: SystemOptions, console: Console) -> Machine:
+    ram = nested.ram_size(options) if options.mode is Mode.NESTED else options.memory
     wanted = MachineOptions(
         profile=options.profile,
-        memory=options.memory,
+        memory=ram,
+        concealed=ram - options.memory,
         cpus=options.cpus,
         tlb=options.tlb,
         seed=options.seed,
+        quantum=_QUANTUM if options.cpus > 1 else _QUANTUM_ALONE,
         native=options.native,
     )
     try:
@@ -196,6 +224,10 @@ def state_name(processor: Processor) -> str:
 
 def level_of(system: System, processor: Processor) -> str:
     """Return who runs on a processor: L0, L1 or L2."""
-    if processor.guest is not None:
-        return "L2"
-    return "L1"
+    hypervisor = system.hypervisor
+    if hypervisor is None:
+        return "L1" if processor.guest is None else "L2"
+    if processor.guest is None:
+        return "L0"
+    in_l2 = any(one.in_l2 for one in hypervisor.vcpus if one.index == processor.index)
+    return "L2" if in_l2 else "L1"

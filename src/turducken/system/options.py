@@ -5,11 +5,13 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from turducken.address import GIB, KIB, MIB, PAGE_SIZE
+from turducken.hypervisor import POLICIES as SHADOW_POLICIES
+from turducken.hypervisor import Faults, Offer, ShadowPolicyName
 from turducken.machine.boot import BootImage, Module
 from turducken.machine.firmware.install import MOST_PROCESSORS
 from turducken.machine.firmware.memory_map import SMALLEST_RAM
 from turducken.memory.physical import HIGH_BASE, LOW_LIMIT
-from turducken.mmu.policy import POLICIES
+from turducken.mmu.policy import POLICIES as TLB_POLICIES
 from turducken.system.errors import SetupError
 from turducken.vmx.profile import Profile, load_profile
 
@@ -44,6 +46,12 @@ class SystemOptions:
     profile: Profile = field(default_factory=load_profile)
     tlb: str = "keep"
     seed: int = 0
+    shadow: ShadowPolicyName = "cached"
+    """How L0 keeps EPT02 (nested mode)."""
+    offer: Offer = field(default_factory=Offer)
+    """What L0 shows L1 of the processor's VMX (nested mode)."""
+    faults: Faults = field(default_factory=Faults)
+    """Faults to plant in L0, for tests."""
     native: bool = True
     """Whether the engine's preemption may use generated machine code; the run is the same."""
 
@@ -51,8 +59,11 @@ class SystemOptions:
         """Raise SetupError where there can be no such system."""
         if not 1 <= self.cpus <= MOST_PROCESSORS:
             raise SetupError(f"{self.cpus} processors: a machine has 1 to {MOST_PROCESSORS}")
-        if self.tlb not in POLICIES:
-            raise SetupError(f"TLB policy {self.tlb!r}: not one of {', '.join(POLICIES)}")
+        if self.tlb not in TLB_POLICIES:
+            raise SetupError(f"TLB policy {self.tlb!r}: not one of {', '.join(TLB_POLICIES)}")
+        if self.shadow not in SHADOW_POLICIES:
+            known = ", ".join(SHADOW_POLICIES)
+            raise SetupError(f"shadow policy {self.shadow!r}: not one of {known}")
         self._check_memory()
 
     def _check_memory(self) -> None:
