@@ -183,7 +183,13 @@ class Checker:
             ("tables-readable", "read", rights.R, rights.W),
         ):
             part = merge(reached.take(_which(reached, mask, others)))
-            self._ranges(rule, part, f"{whose} pages at {{target:#x}} can be {letter}")
+            text = f"{whose} pages at {{target:#x}} can be {letter}"
+            if self.stage.fmt.is_ept:
+                self._ranges(rule, part, text)
+                continue
+            # A kernel reaches its own tables; its programs must not.
+            self._ranges(rule, part.where(rights.U), text)
+            self._ranges(rule, part.where(rights.U, 0), text, Severity.NOTE)
 
     def check_hypervisor(self) -> None:
         """Report ranges that lead into the hypervisor's own memory."""
@@ -284,7 +290,9 @@ class Checker:
                     entry_address=found.steps[-1].address,
                 )
 
-    def _ranges(self, rule: str, ranges: RangeTable, message: str) -> None:
+    def _ranges(
+        self, rule: str, ranges: RangeTable, message: str, severity: Severity | None = None
+    ) -> None:
         """Report each range under ``rule``; ``message`` may use target, rights and type."""
         kept = ranges.take(slice(0, self.report.limit))
         for one in kept:
@@ -299,6 +307,7 @@ class Checker:
                 start=one.start,
                 size=one.size,
                 entry_address=self._entry_address(one.start),
+                severity=severity,
             )
         self.report.count_more(rule, self.stage.name, len(ranges) - len(kept))
 
