@@ -15,6 +15,7 @@ from turducken.machine.boot.container import read_file
 from turducken.mmu.policy import POLICIES
 from turducken.system import (
     DEFAULT_IMAGE,
+    DEFAULT_MODE,
     Mode,
     Stops,
     SystemOptions,

@@ -1,16 +1,17 @@
 """Running a command and turning whatever the user got wrong into one line and a status.
 
 Statuses: 0 success, 1 the guest (or a check) failed, 2 bad usage or input, 3 a limit was reached,
-130 interrupted from the keyboard.
+70 a bug of ours (with a traceback), 130 interrupted from the keyboard.
 """
 
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 
 import typer
 
-from turducken.cli.errors import INTERRUPTED_STATUS, Interrupted, is_users, one_line
+from turducken.cli.errors import BUG_STATUS, INTERRUPTED_STATUS, Interrupted, is_users, one_line
 from turducken.system.result import USAGE_STATUS
 
 # Typer brings a Click of its own from some version on: reach its classes through what it exports.
@@ -39,12 +40,17 @@ def run(arguments: Sequence[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
-        if not is_users(error):
-            raise
-        return _complain(str(error))
+        return _complain(str(error)) if is_users(error) else _confess()
     return status if isinstance(status, int) else 0
 
 
+def _confess() -> int:
+    traceback.print_exc()
+    print("turducken: this is a bug of turducken's: please report it", file=sys.stderr)
+    return BUG_STATUS
+
+
 def _complain(message: str) -> int:
-    print(f"turducken: {one_line(message)}", file=sys.stderr)
+    if message:  # without one, the help was printed instead
+        print(f"turducken: {one_line(message)}", file=sys.stderr)
     return USAGE_STATUS

@@ -4,6 +4,7 @@ from turducken.machine.boot import ImageError
 from turducken.system import SetupError
 from turducken.vmx.profile import ProfileError
 
+BUG_STATUS = 70
 INTERRUPTED_STATUS = 130
 
 

@@ -13,7 +13,7 @@ from turducken.cli import choices
 from turducken.cli.errors import InputError, Interrupted
 from turducken.cli.teaching import command_with
 from turducken.report import as_json
-from turducken.system import DEFAULT_IMAGE, Mode, Result, Stops, System
+from turducken.system import DEFAULT_IMAGE, DEFAULT_MODE, Result, Stops, System
 
 _OUTPUT = "What to show"
 _STDOUT = "-"
@@ -58,7 +58,7 @@ def mount(app: typer.Typer) -> None:
 
 def run(
     image: choices.Image = DEFAULT_IMAGE,
-    mode: choices.ModeOption = Mode.NESTED,
+    mode: choices.ModeOption = DEFAULT_MODE,
     cpus: choices.Cpus = 1,
     memory: choices.Memory = "256M",
     cmdline: choices.Cmdline = "",

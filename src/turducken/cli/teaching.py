@@ -1,19 +1,11 @@
 """Help that teaches: examples, printed as they are written, below a command's options."""
 
+from collections.abc import Mapping
+from importlib import import_module
 from typing import Any
 
+import typer
 from typer.core import TyperCommand, TyperGroup
-
-
-class TeachingGroup(TyperGroup):
-    """A group of commands whose ``examples`` follow its help."""
-
-    examples = ""
-
-    def format_help(self, ctx: Any, formatter: Any) -> None:
-        """Print the help, then the examples."""
-        super().format_help(ctx, formatter)
-        print(self.examples)
 
 
 class TeachingCommand(TyperCommand):
@@ -27,11 +19,40 @@ class TeachingCommand(TyperCommand):
         print(self.examples)
 
 
+class TeachingGroup(TyperGroup):
+    """A group whose ``examples`` follow its help.
+
+    ``later`` are commands, by name, of modules that are imported when the command is used: each
+    module has a Typer ``app``.
+    """
+
+    examples = ""
+    later: Mapping[str, str]
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Print the help, then the examples."""
+        super().format_help(ctx, formatter)
+        print(self.examples)
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Return the names of all commands."""
+        return [*super().list_commands(ctx), *self.later]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Return a command, importing its module first where it has not been needed before."""
+        if cmd_name in self.later and cmd_name not in self.commands:
+            module = import_module(self.later[cmd_name])
+            command = typer.main.get_command(module.app)
+            command.name = cmd_name
+            self.commands[cmd_name] = command
+        return super().get_command(ctx, cmd_name)
+
+
 def command_with(examples: str) -> type[TeachingCommand]:
     """Return a class of commands with these examples, for Typer's ``cls``."""
     return type("TeachingCommand", (TeachingCommand,), {"examples": examples})
 
 
-def group_with(examples: str) -> type[TeachingGroup]:
-    """Return a class of groups with these examples, for Typer's ``cls``."""
-    return type("TeachingGroup", (TeachingGroup,), {"examples": examples})
+def group_with(examples: str, later: Mapping[str, str]) -> type[TeachingGroup]:
+    """Return a class of groups with these examples and commands, for Typer's ``cls``."""
+    return type("TeachingGroup", (TeachingGroup,), {"examples": examples, "later": later})

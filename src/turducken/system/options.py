@@ -29,6 +29,9 @@ class Mode(Enum):
     """As L1, under our own hypervisor."""
 
 
+DEFAULT_MODE = Mode.NESTED
+
+
 @dataclass(frozen=True, slots=True)
 class SystemOptions:
     """What a system is made of; ``memory`` in bytes is what the image gets.
