@@ -1,7 +1,7 @@
 """What the processor's VMX can do, what L0 needs of it, and what L0 offers to L1.
 
-L0 offers L1 nothing that it does not honour: a control, a field or an invalidation type that L1 sees
-in its capability MSRs works for its guests as it would without L0.
+L0 offers L1 nothing that it does not honour: a control, a field or an invalidation type that L1
+sees in its capability MSRs works for its guests as it would without L0.
 """
 
 from dataclasses import dataclass

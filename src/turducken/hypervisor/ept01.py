@@ -1,8 +1,8 @@
 """EPT01: what L1 sees as physical memory, and the API by which it changes at run time.
 
 Each processor has one of its own. At first it is the identity over everything but L0's private
-region, with the largest pages of one memory type each; what lies above 4 GiB is filled in when it is
-first used. Hypapps change it through `turducken.hypervisor.memory_control`.
+region, with the largest pages of one memory type each; what lies above 4 GiB is filled in when it
+is first used. Hypapps change it through `turducken.hypervisor.memory_control`.
 """
 
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from turducken.address import GIB, PAGE_SIZE, Gpa1, Hpa
 from turducken.arch.memory_types import MemoryType
-from turducken.hypervisor.ept_table import LEAF, PRESENT, EptTable, Entry, leaf_for, page_of
+from turducken.hypervisor.ept_table import LEAF, PRESENT, Entry, EptTable, leaf_for, page_of
 from turducken.hypervisor.frames import FrameAllocator
 from turducken.hypervisor.mtrr import TypeMap
 from turducken.memory import PhysicalMemory

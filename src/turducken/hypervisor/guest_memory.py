@@ -1,7 +1,7 @@
 """L1's physical memory as L0 reads and writes it on L1's behalf: through EPT01, never around it.
 
-What EPT01 does not give L1 (L0's region, a PAL's pages) answers as an empty bus does: reads give all
-ones, writes are lost. So an L1 that names such an address in a table, a list or an operand gains
+What EPT01 does not give L1 (L0's region, a PAL's pages) answers as an empty bus does: reads give
+all ones, writes are lost. So an L1 that names such an address in a table, a list or an operand gains
 nothing, and L0 needs no check at each use.
 """
 

@@ -22,7 +22,7 @@ _CODE_64, _CODE_32, _DATA, _TSS = 0xA09B, 0xC09B, 0xC093, 0x8B
 
 
 def set_own_host_state(vmcs: Vmcs, capabilities: Capabilities, page_table: int, pat: int) -> None:
-    """Fill the host-state area for L0: 64-bit mode, flat; its code is not the processor's affair."""
+    """Fill the host-state area for L0: 64-bit mode, flat; where its code is matters to nobody."""
     cr4 = capabilities.cr4_fixed0 | CR4.mask("PAE")
     values = {
         f.HOST_CR0: capabilities.cr0_fixed0 | CR0.mask("PE", "PG", "NE", "WP"),

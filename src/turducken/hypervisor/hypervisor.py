@@ -42,9 +42,9 @@ class Hypapp(Protocol):
 class Hypervisor:
     """L0 for ``processors`` processors: a `turducken.vmx.interface.RootSoftware`.
 
-    ``private`` (host-physical, whole frames of RAM) is L0's own. ``boot`` is where L1 begins. Of the
-    private memory each processor's EPT02s may use ``shadow_frames`` frames (default: a share of
-    what is there).
+    ``private`` (host-physical, whole frames of RAM) is L0's own. ``boot`` is where L1 begins. Of
+    the private memory each processor's EPT02s may use ``shadow_frames`` frames (default: a share
+    of what is there).
     """
 
     def __init__(
@@ -70,6 +70,7 @@ class Hypervisor:
         self.faults = faults or Faults()
         self.events = Events()
         self.vcpus: list[Vcpu] = []
+        self.watched: set[int] = set()
         total = len(private) // PAGE_SIZE
         self.shadow_frames = shadow_frames or max(16, total // (2 * processors))
         self.host_root = self.frames.allocate()
@@ -133,6 +134,10 @@ class Hypervisor:
                         start_processor(processor, index)
             turns += 1
             yield Wait.OTHERS
+
+    def watch(self, gpa2: int) -> None:
+        """Keep how this L2 address was translated whenever L2 uses it, for `explain`."""
+        self.watched.add(gpa2)
 
     # Hypapps
 

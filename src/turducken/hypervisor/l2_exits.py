@@ -14,7 +14,7 @@ from turducken.hypervisor.shadow.compose import (
     Misconfigured12,
 )
 from turducken.vmx import vmcs_fields as f
-from turducken.vmx.controls import PinBased, Primary
+from turducken.vmx.controls import Primary
 from turducken.vmx.exit_information import (
     EPT_QUALIFICATION,
     INTERRUPTION_TYPE,
@@ -146,6 +146,8 @@ def _on_ept_violation(vcpu: "Vcpu") -> "Handling":
         return _without_ept12(vcpu, gpa2, qualification)
     found = vcpu.shadow.fill(gpa2, qualification & _ACCESS)
     if isinstance(found, Filled):
+        if vcpu.system.watched:
+            vcpu.note_fill(gpa2)
         if vcpu.events.subscribers:
             vcpu.events.publish(
                 ShadowFilled(vcpu.index, found.gpa2, found.shift, found.entry, found.gpa1)
@@ -207,5 +209,3 @@ _ROUTES: "dict[int, Callable[[Vcpu], Handling]]" = {
     R.EPT_MISCONFIGURATION: _on_ept_misconfiguration,
 }
 """Exits that L0 looks at first; all others are L1's, since only L1's controls ask for them."""
-
-_UNUSED = PinBased

@@ -98,7 +98,6 @@ RULES: dict[VmcsField, Rule] = {field: _rule(field) for field in FIELDS.values()
 """Where each field of VMCS02 comes from."""
 
 
-
 def _runs(fields: Iterable[VmcsField]) -> tuple[range, ...]:
     """Return the slots of fields as runs without gaps."""
     runs: list[range] = []

@@ -1,7 +1,7 @@
 """L1's MSR lists: SDM 3C, "VM-Entry Controls for MSRs", "VM-Exit Controls for MSRs".
 
-The processor works through L0's copies, so that what it loads and stores is exactly what it would be
-without L0, in the right order; what L0 must answer for itself is changed in the copy.
+The processor works through L0's copies, so that what it loads and stores is exactly what it would
+be without L0, in the right order; what L0 must answer for itself is changed in the copy.
 """
 
 from typing import TYPE_CHECKING
@@ -28,7 +28,7 @@ class MsrLists:
         self._stores = True
 
     def prepare_entry(self, vmcs12: Vmcs, vmcs02: Vmcs) -> int:
-        """Copy the lists that the processor uses; return the number of an entry that fails, or 0."""
+        """Copy the lists that the processor uses; return the number of a failing entry, or 0."""
         self._stores = True
         loads = vmcs12.slots[f.ENTRY_MSR_LOAD_COUNT.slot]
         stores = vmcs12.slots[f.EXIT_MSR_STORE_COUNT.slot]

@@ -1,4 +1,4 @@
-"""What type of memory is where, according to the MTRRs: SDM 3A, "Memory Type Range Registers (MTRRs)".
+"""What type of memory is where: SDM 3A, "Memory Type Range Registers (MTRRs)".
 
 EPT01's leaves take the MTRRs' role for L1 (under EPT the processor does not look at them), so L0
 reads them, follows L1's writes, and gives each leaf the type that its range has.

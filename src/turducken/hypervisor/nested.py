@@ -1,7 +1,7 @@
 """L2: entering it for L1, and giving L1 its VM exits.
 
-The hot path is one VM exit of L2 that L1 gets and the VMRESUME that follows. What it moves are runs of
-fields (`turducken.hypervisor.merge`); what it checks and computes, it remembers.
+The hot path is one VM exit of L2 that L1 gets and the VMRESUME that follows. What it moves are runs
+of fields (`turducken.hypervisor.merge`); what it checks and computes, it remembers.
 """
 
 from collections import OrderedDict
@@ -205,7 +205,7 @@ class Nested:
     # Entry
 
     def enter(self, *, is_launch: bool) -> VmResult | None:
-        """VMLAUNCH or VMRESUME of L1: return how it failed, or None where L2 runs or an exit follows.
+        """VMLAUNCH or VMRESUME of L1: return how it failed, or None where L2 runs or an exit comes.
 
         With None, the current VMCS of the processor is the one to enter next.
         """
@@ -502,8 +502,9 @@ def _is_nmi(information: int) -> bool:
 
 
 def _entered_efer(own: int, entry: int, cr0: int) -> int:
-    """Return IA32_EFER after an entry that does not load it: SDM 3C, "Loading Guest Control
-    Registers, Debug Registers, and MSRs".
+    """Return IA32_EFER after an entry that does not load it.
+
+    SDM 3C, "Loading Guest Control Registers, Debug Registers, and MSRs".
     """
     long = bool(entry & Entry.IA32E_MODE_GUEST)
     efer = own & ~_LMA | (_LMA if long else 0)

@@ -1,8 +1,8 @@
 """NMIs, where L0 uses them between processors.
 
 With one processor NMIs go straight to the guest, and this module does nothing. With several, an NMI
-is how L0 makes another processor leave its guest; every NMI then exits, and those that were not L0's
-own are given to L1, as late as L1's processor would take them.
+is how L0 makes another processor leave its guest; every NMI then exits, and those that were not
+L0's own are given to L1, as late as L1's processor would take them.
 """
 
 from typing import TYPE_CHECKING

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING
 
-from turducken.address import Hpa, is_canonical
+from turducken.address import Gpa2, Hpa, is_canonical
 from turducken.arch import msr
 from turducken.arch.memory_types import MemoryType
 from turducken.arch.registers import CR0, CR3, EFER, RFLAGS
@@ -11,6 +11,7 @@ from turducken.hypervisor import boot
 from turducken.hypervisor.capabilities import check_suitable, offered_to_l1, read_capabilities
 from turducken.hypervisor.ept01 import Ept01
 from turducken.hypervisor.events import Exited, Handler, L1Stopped
+from turducken.hypervisor.explain import Explanation, explain_now
 from turducken.hypervisor.frames import FrameShare
 from turducken.hypervisor.guest_memory import GuestMemory
 from turducken.hypervisor.host_state import set_own_host_state
@@ -106,6 +107,8 @@ class Vcpu:
         self.is_waiting_for_sipi = False
         self.init_pending = False
         self.is_stopped = False
+        self.explained: dict[int, Explanation] = {}
+        """For watched addresses of L2's: through which entries each went last."""
         self.requests: list[Callable[[Vcpu], None]] = []
         """What other processors want done here before a guest runs again."""
         self.vmcs01 = self._make_vmcs01()
@@ -492,6 +495,12 @@ class Vcpu:
         return True
 
     # Translations
+
+    def note_fill(self, gpa2: int) -> None:
+        """EPT02 has got a leaf: keep what led to it, for addresses that somebody watches."""
+        for address in self.system.watched:
+            if address >> 12 == gpa2 >> 12:
+                self.explained[address] = explain_now(self, Gpa2(address))
 
     def invept(self, eptp: int) -> None:
         """Drop what this processor holds for an EPTP."""

@@ -1,8 +1,8 @@
 """L1's part in VMX operation: the shared instruction semantics over L1's memory.
 
 While a VMCS12 is current, its fields are kept in a frame of L0's (as a processor keeps a VMCS in
-itself), and go back to L1's memory when another becomes current, at VMCLEAR and at VMXOFF. So it can
-migrate to another processor, and nothing that L1 writes into the region behind L0's back has effect.
+itself), and go back to L1's memory when another becomes current, at VMCLEAR and at VMXOFF. So it
+can migrate to another processor, and what L1 writes into the region behind L0's back has no effect.
 """
 
 from collections.abc import Callable

@@ -1,6 +1,7 @@
 """VPIDs: no two guests ever share one.
 
-L1 has one of L0's own; each VPID that L1 gives an L2 becomes another; an L2 without VPID has a third.
+L1 has one of L0's own; each VPID that L1 gives an L2 becomes another; an L2 without VPID has a
+third.
 """
 
 from collections.abc import Callable

@@ -4,6 +4,8 @@ EPT02(x) = EPT01(EPT12(x)). `compose` works out one entry; a policy (`policy`) d
 are made, how long they stay and what drops them.
 """
 
+from collections.abc import Callable
+
 from turducken.hypervisor.shadow.cached import CachedShadow
 from turducken.hypervisor.shadow.lazy import LazyShadow
 from turducken.hypervisor.shadow.policy import ShadowParts, ShadowPolicy, ShadowPolicyName
@@ -15,7 +17,10 @@ POLICIES: tuple[ShadowPolicyName, ...] = ("lazy", "cached", "eager", "writeprote
 
 def make_shadow(name: ShadowPolicyName, parts: ShadowParts) -> ShadowPolicy:
     """Return a new policy by name; `ValueError` for an unknown one."""
-    makers = {"lazy": LazyShadow, "cached": CachedShadow}
+    makers: dict[str, Callable[[ShadowParts], ShadowPolicy]] = {
+        "lazy": LazyShadow,
+        "cached": CachedShadow,
+    }
     if name not in makers:
         raise ValueError(f"unknown shadow policy {name!r} (one of {', '.join(POLICIES)})")
     return makers[name](parts)

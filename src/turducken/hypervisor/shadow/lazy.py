@@ -1,4 +1,4 @@
-"""The `lazy` policy: EPT02 is empty at each L2 entry, filled by violations, dropped at each exit to L1.
+"""The `lazy` policy: EPT02 is empty at each L2 entry and filled by violations.
 
 The notes' first plan. L1 may change EPT12 as it likes while it runs: nothing is kept that could be
 out of date. The price is a violation for every page that L2 touches after every exit.
