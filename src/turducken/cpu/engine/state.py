@@ -55,6 +55,10 @@ _OSFXSR, _SMAP = CR4.mask("OSFXSR"), CR4.mask("SMAP")
 _LMA = EFER.mask("LMA")
 
 
+_BUSY = 2
+"""Of the type of a TSS."""
+
+
 class SegmentIndex(IntEnum):
     """Segment and descriptor-table registers in the engine's order (that of segment encodings)."""
 
@@ -227,6 +231,8 @@ class State:
         access = flags >> 8 & 0xF0FF
         if not access & 0x80:
             access |= UNUSABLE
+        elif index == SegmentIndex.TR:
+            access |= _BUSY  # LTR loads it so; the engine keeps the descriptor as it was before
         return Segment(words[at] & 0xFFFF, words[at + 1], packed & 0xFFFF_FFFF, access)
 
     def set_segment(self, index: int, segment: Segment) -> None:
