@@ -11,30 +11,32 @@ u8 *ap_stack; /* of the processor that is being started */
 static void serve_mailbox(struct cpu *cpu)
 {
     struct request *request = cpu->mailbox;
+    struct cpu *from = request->from;
     cpu->mailbox = NULL;
     request->work(request->arg);
-    struct cpu *from = request->from;
     request->done = true; /* from here on the request may be gone */
-    apic_send(from->apic_id, VECTOR_WAKE);
+    if (from)
+        apic_send(from->apic_id, VECTOR_DONE);
 }
 
-void smp_wait(struct request *request)
+/* Halt and serve until the request is done, and its interrupt has come. */
+static void serve_until_done(struct request *request)
 {
     struct cpu *cpu = this_cpu();
-    while (!request->done) {
-        if (cpu->mailbox)
+    while (!request->done || !cpu->interrupts[VECTOR_DONE]) {
+        if (cpu->interrupts[VECTOR_WAKE]) {
+            cpu->interrupts[VECTOR_WAKE] = 0;
             serve_mailbox(cpu);
-        else
+        } else {
             interrupts_on_and_halt();
+        }
     }
+    cpu->interrupts[VECTOR_DONE] = 0;
 }
 
-void smp_post(struct cpu *cpu, struct request *request)
+static void post(struct cpu *cpu, struct request *request)
 {
-    request->from = this_cpu();
     request->done = false;
-    while (cpu->mailbox) /* somebody else's request that it has not seen yet */
-        cpu_pause();
     cpu->mailbox = request;
     apic_send(cpu->apic_id, VECTOR_WAKE);
 }
@@ -45,9 +47,21 @@ void smp_call(struct cpu *cpu, void (*work)(void *), void *arg)
         work(arg);
         return;
     }
-    struct request request = { .work = work, .arg = arg };
-    smp_post(cpu, &request);
-    smp_wait(&request);
+    struct request request = { .work = work, .arg = arg, .from = this_cpu() };
+    post(cpu, &request);
+    serve_until_done(&request);
+}
+
+void smp_begin(struct cpu *cpu, struct request *request)
+{
+    request->from = NULL;
+    post(cpu, request);
+}
+
+void smp_end(struct request *request)
+{
+    while (!request->done)
+        cpu_pause();
 }
 
 void ap_main(void) __attribute__((noreturn));
@@ -59,7 +73,7 @@ void ap_main(void)
     cpu->online = true;
     struct request never = { .done = false };
     for (;;)
-        smp_wait(&never);
+        serve_until_done(&never);
 }
 
 static bool start_one(u32 id)

@@ -3,7 +3,7 @@
 #include "lib/types.h"
 
 struct options {
-    char tests[512], skip[512]; /* lists of subjects or patterns, separated by commas */
+    char tests[1024], skip[1024]; /* lists of subjects or patterns, separated by commas */
     u32 soak, seed, cpus;
     bool list, quiet;
 };

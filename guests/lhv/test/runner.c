@@ -1,10 +1,12 @@
 #include "test/runner.h"
 #include "lib/print.h"
+#include "lib/random.h"
 #include "pc/apic.h"
 #include "pc/console.h"
 #include "pc/leave.h"
 #include "pc/smp.h"
 #include "test/options.h"
+#include "test/pair.h"
 #include "test/test.h"
 #include "vmx/caps.h"
 #include "x86/cpu.h"
@@ -108,16 +110,6 @@ static void reset_result(struct result *result)
     result->notes = (struct text){ result->space, 0, sizeof result->space };
 }
 
-static void run_in_vm(const struct test *test, struct vm *vm)
-{
-    if ((test->flags & TEST_PAIR) && cpu_count < 2)
-        skip("needs two processors");
-    if ((test->flags & TEST_EPT) && !may_set(CPU2, CPU2_EPT))
-        skip("no EPT");
-    vm_reset(vm);
-    test->run(vm);
-}
-
 /* Whatever the test before may have left: interrupts that wait or were not ended, blocked NMIs */
 static void drain_interrupts(void)
 {
@@ -127,8 +119,8 @@ static void drain_interrupts(void)
     nmi_unblock();
 }
 
-/* On the processor that shall run the test */
-static void run_here(void *argument)
+/* Run something that may give up; what it found is then in this processor's result. */
+static void run_protected(void (*work)(struct vm *vm, void *arg), void *arg)
 {
     struct cpu *cpu = this_cpu();
     struct context context;
@@ -136,24 +128,108 @@ static void run_here(void *argument)
     drain_interrupts();
     if (!context_save(&context)) {
         cpu->abort = &context;
-        run_in_vm(argument, cpu->vm);
+        work(cpu->vm, arg);
     }
     cpu->abort = NULL;
+}
+
+static void run_in_vm(struct vm *vm, void *arg)
+{
+    const struct test *test = arg;
+    if ((test->flags & TEST_PAIR) && cpu_count < 2)
+        skip("needs two processors");
+    if ((test->flags & TEST_EPT) && !may_set(CPU2, CPU2_EPT))
+        skip("no EPT");
+    vm_reset(vm);
+    test->run(vm);
+}
+
+static bool is_bad(enum outcome outcome) { return outcome == FAILED || outcome == BROKEN; }
+
+/* On the processor that shall run the test */
+static void run_here(void *test) { run_protected(run_in_vm, test); }
+
+/* ---- tests that use another processor (test/pair.h) ---- */
+
+struct cpu *pair_other(void) { return &cpus[(this_cpu()->index + 1) % cpu_count]; }
+
+static void pair_work(void *arg)
+{
+    struct pair *pair = arg;
+    run_protected(pair->work, pair->arg);
+}
+
+/* What the other processor found counts as found here. */
+static void pair_take_result(const struct cpu *other)
+{
+    if (!is_bad(other->result.outcome))
+        return;
+    fail("on the other processor:");
+    text_print(&this_cpu()->result.notes, "%s", other->result.space);
+}
+
+void pair_begin(struct pair *pair)
+{
+    pair->request = (struct request){ .work = pair_work, .arg = pair };
+    smp_begin(pair_other(), &pair->request);
+}
+
+void pair_end(struct pair *pair)
+{
+    smp_end(&pair->request);
+    pair_take_result(pair_other());
+}
+
+void pair_call(void (*work)(struct vm *vm, void *arg), void *arg)
+{
+    struct pair pair = { .work = work, .arg = arg };
+    smp_call(pair_other(), pair_work, &pair);
+    pair_take_result(pair_other());
+}
+
+/* ---- soak: every processor runs tests at random, all at the same time ---- */
+
+static const struct test *random_test(struct random *random)
+{
+    for (unsigned tries = 0; tries < 10000; tries++) {
+        const struct test *test = tests_start[random_below(random, (u32)(tests_end - tests_start))];
+        if (!(test->flags & (TEST_PAIR | TEST_ALONE)) && options_select(test->subject, test->name))
+            return test;
+    }
+    return NULL;
+}
+
+static void soak_here(void *arg __attribute__((unused)))
+{
+    struct cpu *cpu = this_cpu();
+    struct random random = { options.seed * 1000 + cpu->index };
+    reset_result(&cpu->result);
+    for (u32 i = 0; i < options.soak; i++) {
+        const struct test *test = random_test(&random);
+        if (!test)
+            return;
+        run_here((void *)test);
+        if (is_bad(cpu->result.outcome)) {
+            text_print(&cpu->result.notes, "# in test %s, round %u\n", test->name, i);
+            return;
+        }
+    }
+    cpu->result.outcome = PASSED;
 }
 
 /* ---- reporting ---- */
 
 static unsigned reported, failures;
 
-static void report(const struct test *test, const struct cpu *cpu)
+static void report(const char *name, const struct cpu *cpu)
 {
     const struct result *result = &cpu->result;
-    bool bad = result->outcome == FAILED || result->outcome == BROKEN;
+    bool bad = is_bad(result->outcome);
     reported++;
     failures += bad;
     if (options.quiet && !bad)
         return;
-    print("%s %u - %s cpu%u", bad ? "not ok" : "ok", reported, test->name, cpu->index);
+    print("%s %u - %s cpu%u", bad ? "not ok" : "ok", reported, name, cpu->index);
     if (result->outcome == SKIPPED)
         print(" # SKIP %s", result->reason);
     print("\n");
@@ -165,8 +241,22 @@ static void run_everywhere(const struct test *test)
 {
     for (unsigned i = 0; i < cpu_count; i++) {
         smp_call(&cpus[i], run_here, (void *)test);
-        report(test, &cpus[i]);
+        report(test->name, &cpus[i]);
     }
+}
+
+static void soak_everywhere(void)
+{
+    struct request requests[MAX_CPUS];
+    for (unsigned i = 1; i < cpu_count; i++) {
+        requests[i] = (struct request){ .work = soak_here };
+        smp_begin(&cpus[i], &requests[i]);
+    }
+    soak_here(NULL);
+    for (unsigned i = 1; i < cpu_count; i++)
+        smp_end(&requests[i]);
+    for (unsigned i = 0; i < cpu_count; i++)
+        report("soak", &cpus[i]);
 }
 
 void runner_list(void)
@@ -181,6 +271,8 @@ unsigned runner_run_all(void)
     for (const struct test *const *t = tests_start; t < tests_end; t++)
         if (options_select((*t)->subject, (*t)->name))
             run_everywhere(*t);
+    if (options.soak)
+        soak_everywhere();
     print("1..%u\n", reported);
     if (failures)
         print("# lhv: %u of %u tests failed\n", failures, reported);

@@ -163,14 +163,14 @@ INTERCEPT(lgdt, "intercept-lgdt", "", "lgdt 64(" AX ")",
           ON_CPU2(CPU2_DESCRIPTOR_EXITING), .reason = REASON_GDTR_IDTR, .qualification = GDT_OPERAND)
 INTERCEPT(lidt, "intercept-lidt", "", "lidt (" AX ")",
           ON_CPU2(CPU2_DESCRIPTOR_EXITING), .reason = REASON_GDTR_IDTR)
-INTERCEPT(sldt, "intercept-sldt", "", "sldt %ecx",
-          ON_CPU2(CPU2_DESCRIPTOR_EXITING), .reason = REASON_LDTR_TR)
-INTERCEPT(str, "intercept-str", "", "str %ecx",
-          ON_CPU2(CPU2_DESCRIPTOR_EXITING), .reason = REASON_LDTR_TR)
-INTERCEPT(lldt, "intercept-lldt", "xor %ecx, %ecx", "lldt %cx",
+INTERCEPT(sldt, "intercept-sldt", "", "sldt 2(" AX ")",
+          ON_CPU2(CPU2_DESCRIPTOR_EXITING), .reason = REASON_LDTR_TR, .qualification = 2)
+INTERCEPT(str, "intercept-str", "", "str -2(" AX ", " CX ", 2)",
+          ON_CPU2(CPU2_DESCRIPTOR_EXITING), .reason = REASON_LDTR_TR, .qualification = (word)-2)
+INTERCEPT(lldt, "intercept-lldt", "", "lldt (" AX ")",
           ON_CPU2(CPU2_DESCRIPTOR_EXITING), .reason = REASON_LDTR_TR)
 /* The null selector: #GP(0) if it is not intercepted. */
-INTERCEPT(ltr, "intercept-ltr", "xor %ecx, %ecx", "ltr %cx",
+INTERCEPT(ltr, "intercept-ltr", "", "ltr (" AX ")",
           ON_CPU2(CPU2_DESCRIPTOR_EXITING), .reason = REASON_LDTR_TR, .fault = EXC_GP)
 
 INTERCEPT(wbinvd, "intercept-wbinvd", "", "wbinvd",
@@ -217,9 +217,9 @@ L2_CODE(l2_vmclear, "", "vmclear (" AX ")");
 L2_CODE(l2_vmlaunch, "", "vmlaunch");
 L2_CODE(l2_vmptrld, "", "vmptrld 16(" AX ")");
 L2_CODE(l2_vmptrst, "", "vmptrst (" AX ")");
-L2_CODE(l2_vmread, "", "vmread " CX ", " DX);
+L2_CODE(l2_vmread, "", "vmread " CX ", 24(" AX ")");
 L2_CODE(l2_vmresume, "", "vmresume");
-L2_CODE(l2_vmwrite, "", "vmwrite " CX ", " DX);
+L2_CODE(l2_vmwrite, "", "vmwrite 24(" AX "), " DX);
 L2_CODE(l2_vmxoff, "", "vmxoff");
 L2_CODE(l2_vmxon, "", "vmxon 0x1000(" AX ")");
 L2_CODE(l2_invept, "", "invept (" AX "), " CX);
@@ -237,9 +237,9 @@ static const struct {
     { "VMLAUNCH", &l2_vmlaunch, REASON_VMLAUNCH, 0 },
     { "VMPTRLD", &l2_vmptrld, REASON_VMPTRLD, 16 },
     { "VMPTRST", &l2_vmptrst, REASON_VMPTRST, 0 },
-    { "VMREAD", &l2_vmread, REASON_VMREAD, 0 },
+    { "VMREAD", &l2_vmread, REASON_VMREAD, 24 },
     { "VMRESUME", &l2_vmresume, REASON_VMRESUME, 0 },
-    { "VMWRITE", &l2_vmwrite, REASON_VMWRITE, 0 },
+    { "VMWRITE", &l2_vmwrite, REASON_VMWRITE, 24 },
     { "VMXOFF", &l2_vmxoff, REASON_VMXOFF, 0 },
     { "VMXON", &l2_vmxon, REASON_VMXON, 0x1000 },
     { "INVEPT", &l2_invept, REASON_INVEPT, 0 },
@@ -263,6 +263,34 @@ TEST("intercepts", always, "always-exits", 0)
         check_equal("qualification", vm->qualification, always_rows[i].displacement);
         vm_skip(vm);
         vm_expect_done(vm);
+    }
+}
+
+/* Instructions that could have a memory operand, but have a register: the displacement is 0. */
+L2_CODE(l2_sldt_reg, "", "sldt %ecx");
+L2_CODE(l2_str_reg, "", "str %ecx");
+L2_CODE(l2_vmread_reg, "", "vmread " CX ", " DX);
+L2_CODE(l2_vmwrite_reg, "", "vmwrite " CX ", " DX);
+
+TEST("intercepts", register_operand, "exit-qualification-of-register-operand", 0)
+{
+    static const struct {
+        const char *name;
+        const struct code *code;
+        u32 reason;
+    } rows[] = {
+        { "VMREAD", &l2_vmread_reg, REASON_VMREAD },
+        { "VMWRITE", &l2_vmwrite_reg, REASON_VMWRITE },
+        { "SLDT", &l2_sldt_reg, REASON_LDTR_TR },
+        { "STR", &l2_str_reg, REASON_LDTR_TR },
+    };
+    bool descriptors = may_set(CPU2, CPU2_DESCRIPTOR_EXITING);
+    vm_control(vm, CPU2, descriptors ? CPU2_DESCRIPTOR_EXITING : 0, 0);
+    for (unsigned i = 0; i < (descriptors ? ARRAY_LEN(rows) : 2); i++) {
+        row(rows[i].name);
+        vm_start(vm, rows[i].code->start, 0);
+        vm_expect(vm, rows[i].reason);
+        check_equal("qualification", vm->qualification, 0);
     }
 }
 

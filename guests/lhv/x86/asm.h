@@ -19,6 +19,7 @@
 
 /* Interrupt vectors of lhv's own */
 #define VECTOR_WAKE 0x40     /* "look into your mailbox" */
+#define VECTOR_DONE 0x43     /* "your request is done" */
 #define VECTOR_NOTHING 0x41  /* INT n for the sake of the IRET: ends blocking by NMI */
 #define VECTOR_TEST 0x50     /* and up: for tests */
 #define VECTOR_SPURIOUS 0xff
