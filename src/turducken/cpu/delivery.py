@@ -20,7 +20,14 @@ _PE, _LMA = CR0.mask("PE"), EFER.mask("LMA")
 _TF, _IF, _NT, _RF, _VM, _AC = (RFLAGS.mask(one) for one in ("TF", "IF", "NT", "RF", "VM", "AC"))
 _IOPL = RFLAGS["IOPL"]
 
-Failure = Event | Fault
+
+class TaskSwitch(NamedTuple):
+    """The task of the TSS at ``selector`` is to be entered."""
+
+    selector: int
+
+
+Failure = Event | Fault | TaskSwitch
 """What a step of the delivery may meet: a second exception, or a fault of address translation."""
 
 _TASK_GATE = 5
@@ -173,15 +180,18 @@ def _read_gate(state: State, memory: LinearMemory, event: Event, *, long: bool) 
     if not isinstance(raw, bytes):
         return raw
     word = int.from_bytes(raw, "little")
-    shape = (_GATES_64 if long else _GATES_32).get(word >> 40 & 0x1F)
-    if shape is None:
-        # A task gate too: hardware task switching is not modelled (docs/machine.md).
+    kind = word >> 40 & 0x1F
+    shape = (_GATES_64 if long else _GATES_32).get(kind)
+    is_task_gate = kind == _TASK_GATE and not long
+    if shape is None and not is_task_gate:
         return exception(Vector.GP, code)
     software = event.kind in (EventKind.SOFTWARE_INTERRUPT, EventKind.SOFTWARE_EXCEPTION)
     if software and (word >> 45 & 3) < state.cpl:
         return exception(Vector.GP, code)
     if not word >> 47 & 1:
         return exception(Vector.NP, code)
+    if shape is None:
+        return TaskSwitch(word >> 16 & 0xFFFF)
     is_trap, slot = shape
     offset = word & 0xFFFF | word >> 32 & 0xFFFF_0000
     if long:

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from turducken.address import PAGE_OFFSET_MASK, is_canonical
 from turducken.arch.exceptions import Vector
 from turducken.arch.registers import CR0, RFLAGS
-from turducken.cpu import vm_exit
+from turducken.cpu import task_switch, virtual_apic, vm_exit
 from turducken.cpu.control_registers import cr4_writable, sync_mmu
 from turducken.cpu.cpuid import Cpuid
 from turducken.cpu.decoder import Instruction, MemoryOperand, code_bits, decode, linear_address
-from turducken.cpu.delivery import deliver
+from turducken.cpu.delivery import Failure, TaskSwitch, deliver
 from turducken.cpu.engine import Engine, Segment, SegmentIndex, Trap
 from turducken.cpu.engine.state import UNUSABLE
 from turducken.cpu.events import Event, EventKind, combine, exception
@@ -34,6 +34,7 @@ from turducken.mmu.tlb import Mapping, Tlb
 from turducken.paging.formats import Features
 from turducken.vmx.capabilities import Capabilities
 from turducken.vmx.checks import EntryChecker
+from turducken.vmx.exit_information import TaskSwitchSource
 from turducken.vmx.exit_reasons import ExitReason
 from turducken.vmx.instructions import VmxUnit
 from turducken.vmx.interface import Wait
@@ -118,6 +119,7 @@ class Processor:
         self.pause_loop = (0, 0)
         self.random = random.Random(index)
         self.iret_unblocked_nmi = False
+        self.virtual_apic_page: int | None = None
         self.is_aborted = False
         self.timer_deadline: int | None = None
         self.dr = [0, 0, 0, 0, 0, 0, _DR6_RESET, _DR7_RESET]
@@ -210,6 +212,16 @@ class Processor:
             accepts = bool(self.state.rflags & _IF)
             return accepts or (self.guest is not None and bool(self.guest.pin & 1))
         return self.root is not None and self.guest is None
+
+    @property
+    def timer_due(self) -> int | None:
+        """Return when the VMX-preemption timer expires, in the board's time-stamp counter.
+
+        It counts in every activity state but wait-for-SIPI.
+        """
+        if self.timer_deadline is None or self.activity is Activity.WAIT_FOR_SIPI:
+            return None
+        return self.timer_deadline - self.msrs.tsc_adjust
 
     def run(self, budget: int) -> None:
         """Run for about ``budget`` instructions, or until the processor has nothing to do."""
@@ -443,6 +455,14 @@ class Processor:
                 second = failure
             elif isinstance(failure, PageFault):
                 second = exception(Vector.PF, failure.error_code, failure.address)
+            elif isinstance(failure, TaskSwitch):
+                if guest is not None:
+                    source = TaskSwitchSource.IDT_GATE
+                    length = event.length if event.is_software else 0
+                    task_switch.exit_for_task_switch(self, failure, source, length, event)
+                    return
+                # Outside non-root operation, task gates in the IDT are not modelled.
+                second = exception(Vector.GP, event.vector * 8 + 2 + event.external)
             else:
                 self.take_fault(failure, event)
                 return
@@ -456,7 +476,7 @@ class Processor:
             during = None if combined.vector == Vector.DF else event
             event = combined
 
-    def _deliver(self, event: Event) -> Event | Fault | None:
+    def _deliver(self, event: Event) -> Failure | None:
         if event.vector == Vector.PF and event.kind is EventKind.HARDWARE:
             self.state.cr2 = event.payload
         if event.vector == Vector.DB and event.kind is EventKind.HARDWARE:
@@ -472,6 +492,8 @@ class Processor:
         if isinstance(fault, PageFault):
             self.raise_event(exception(Vector.PF, fault.error_code, fault.address))
         elif isinstance(fault, ApicAccess):
+            if during is None and virtual_apic.virtualize(self, fault):
+                return
             vm_exit.exit_for_apic_access(self, fault, during)
         else:
             vm_exit.exit_for_translation(self, fault, during)
@@ -587,6 +609,8 @@ class Processor:
         # SDM 3A, "Access Rights": user-mode accesses are those at CPL 3.
         found = self.mmu.translate(Access(page, kind, state.cpl == 3, bool(flags & _AC)))
         if not isinstance(found, Mapping):
+            if isinstance(found, ApicAccess) and self.virtual_apic_page is not None:
+                return self.virtual_apic_page
             self.fault = found
             return None
         if self.policy.evicted():

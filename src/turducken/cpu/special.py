@@ -1,14 +1,19 @@
 """Instructions that the engine would execute by itself, wrongly or not repeatably.
 
 RDRAND and RDSEED would read the host's randomness; INS stores to memory before it asks; XGETBV,
-XSETBV, INVD and INT1 would not stop. Blocks that contain one are executed one instruction at a time.
+XSETBV, INVD and INT1 would not stop, and neither would a far jump or call that switches tasks. Blocks that contain one are executed one instruction at a time.
 """
 
 import re
 
-from iced_x86 import Decoder, Mnemonic
+from iced_x86 import Code, Decoder, Instruction, Mnemonic
 
-_SUSPECTS = re.compile(rb"[\x6c\x6d\xf1]|\x0f(?:\x08|\xc7[\xf0-\xff]|\x01[\xd0\xd1])", re.DOTALL)
+_SUSPECTS = re.compile(
+    rb"[\x6c\x6d\xf1\x9a\xea]"
+    rb"|\x0f(?:\x08|\xc7[\xf0-\xff]|\x01[\xd0\xd1])"
+    rb"|\xff[\x18-\x1f\x28-\x2f\x58-\x5f\x68-\x6f\x98-\x9f\xa8-\xaf]",
+    re.DOTALL,
+)
 
 SPECIAL = frozenset(
     {
@@ -24,9 +29,16 @@ SPECIAL = frozenset(
     }
 )
 
+_FAR_INDIRECT = frozenset({Code.CALL_M1616, Code.CALL_M1632, Code.JMP_M1616, Code.JMP_M1632})
+
 
 def has_special(code: bytes, bits: int) -> bool:
     """Tell whether a block of ``bits``-bit code has an instruction of `SPECIAL`."""
     if _SUSPECTS.search(code) is None:
         return False
-    return any(one.mnemonic in SPECIAL for one in Decoder(bits, code))
+    return any(one.mnemonic in SPECIAL or is_far(one) for one in Decoder(bits, code))
+
+
+def is_far(instruction: Instruction) -> bool:
+    """Tell whether an instruction is a far JMP or CALL, which may switch tasks."""
+    return instruction.is_call_far or instruction.is_jmp_far or instruction.code in _FAR_INDIRECT

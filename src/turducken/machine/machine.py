@@ -254,10 +254,18 @@ class Machine:
             self.end(Outcome.TRIPLE_FAULT)
 
     def _skip_idle_time(self) -> None:
-        deadline = self.clock.next_deadline()
+        """Go to the next moment at which something can happen; none is the end of the run."""
+        timers = [one.timer_due for one in self.processors]
+        deadline = min((one for one in timers if one is not None), default=None)
+        event = self.clock.next_deadline()
+        if event is not None and (deadline is None or event < deadline):
+            deadline = event
         if deadline is None:
             self.end(Outcome.HALTED)
             return
         self.clock.advance_to(deadline)
+        for processor, timer in zip(self.processors, timers, strict=True):
+            if timer is not None and timer <= deadline:
+                processor.attention = True
         if all(one.is_idle and not one.can_wake for one in self.processors):
             self.end(Outcome.HALTED)

@@ -24,6 +24,7 @@ from turducken.cpu.decoder import (
 )
 from turducken.cpu.events import exception
 from turducken.cpu.guest_controls import GuestControls, Primary, Secondary
+from turducken.cpu.virtual_apic import TPR, write_tpr
 from turducken.vmx import vmcs_fields as f
 from turducken.vmx.exit_information import CR_QUALIFICATION, DR_QUALIFICATION
 from turducken.vmx.exit_reasons import ExitReason
@@ -149,9 +150,7 @@ def _write_cr8(p: "Processor", value: int) -> cr.Refusal:
         return cr.GENERAL_PROTECTION
     guest = p.guest
     if guest is not None and guest.has_primary(Primary.USE_TPR_SHADOW):
-        p.memory.store(guest.virtual_apic + 0x80, 4, value << 4)
-        if value < guest.tpr_threshold & 0xF:
-            p.pending.tpr_below_threshold = p.attention = True
+        write_tpr(p, value << 4)
         return None
     p.apic.tpr = value << 4
     p.attention = True
@@ -175,7 +174,7 @@ def _read(p: "Processor", number: int) -> int:
             value = value & ~guest.cr4_mask | guest.cr4_shadow & guest.cr4_mask
         return value
     if guest is not None and guest.has_primary(Primary.USE_TPR_SHADOW):
-        return p.memory.load(guest.virtual_apic + 0x80, 4) >> 4 & 0xF
+        return p.memory.load(guest.virtual_apic + TPR, 4) >> 4 & 0xF
     return p.apic.tpr >> 4
 
 

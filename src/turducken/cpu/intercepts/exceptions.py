@@ -6,7 +6,8 @@ from turducken.arch.exceptions import HAS_ERROR_CODE, Vector
 from turducken.cpu.decoder import Code
 from turducken.cpu.engine import SegmentIndex, Trap
 from turducken.cpu.events import Event, EventKind, exception
-from turducken.cpu.intercepts import system, sysenter, vmx
+from turducken.cpu.guest_controls import Primary
+from turducken.cpu.intercepts import control, system, sysenter, vmx
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from turducken.cpu.processor import Processor
 
 _INVPCID = frozenset({Code.INVPCID_R32_M128, Code.INVPCID_R64_M128})
+_MOV_DR = frozenset({Code.MOV_DR_R32, Code.MOV_DR_R64, Code.MOV_R32_DR, Code.MOV_R64_DR})
 _BS = 1 << 14
 
 
@@ -22,6 +24,33 @@ def on_exception(p: "Processor", vector: int) -> None:
     code = p.state.error_code if vector in HAS_ERROR_CODE else None
     payload = _BS if vector == Vector.DB else 0
     p.raise_event(exception(vector, code, payload))
+
+
+def on_device_not_available(p: "Processor") -> None:
+    """#NM in the engine: it takes the opcodes of INVEPT, INVVPID and INVPCID for SSE's."""
+    instruction = p.instruction()
+    if instruction is None:
+        return
+    if instruction.code in vmx.OPERATIONS or instruction.code in _INVPCID:
+        on_undefined(p)
+    else:
+        on_exception(p, Vector.NM)
+
+
+def on_general_protection(p: "Processor") -> None:
+    """#GP in the engine. MOV DR checks its VM exit before the privilege level.
+
+    SDM 3C, "Relative Priority of Faults and VM Exits".
+    """
+    guest = p.guest
+    if guest is not None and guest.has_primary(Primary.MOV_DR_EXITING) and p.state.cpl:
+        instruction = p.instruction()
+        if instruction is None:
+            return
+        if instruction.code in _MOV_DR:
+            control.on_debug_register(p)
+            return
+    on_exception(p, Vector.GP)
 
 
 def on_undefined(p: "Processor") -> None:
@@ -81,6 +110,8 @@ def _interrupt_handler(vector: int) -> "Callable[[Processor], None]":
 HANDLERS: "dict[int, Callable[[Processor], None]]" = {
     **{0x140 + n: _exception_handler(n) for n in range(32)},
     0x140 + Vector.UD: on_undefined,
+    0x140 + Vector.NM: on_device_not_available,
+    0x140 + Vector.GP: on_general_protection,
     **{Trap.SOFTWARE_INTERRUPT + n: _interrupt_handler(n) for n in range(256)},
     0x17F: on_shutdown,
     0x188: on_icebp,

@@ -18,6 +18,8 @@ from turducken.cpu.engine import SegmentIndex, Trap
 from turducken.cpu.events import Event, EventKind
 from turducken.cpu.guest_controls import Secondary
 from turducken.cpu.intercepts import io, system
+from turducken.cpu.special import is_far
+from turducken.cpu.task_switch import far_transfer
 from turducken.vmx import vmcs_fields as f
 from turducken.vmx.exit_information import RANDOM_INFORMATION
 from turducken.vmx.exit_reasons import ExitReason
@@ -40,6 +42,8 @@ def on_special(p: "Processor") -> None:
     operation = _OPERATIONS.get(instruction.mnemonic)
     if operation is not None:
         operation(p, instruction)
+        return
+    if is_far(instruction) and far_transfer(p, instruction):
         return
     trap = p.engine.step()
     if trap:

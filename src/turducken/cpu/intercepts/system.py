@@ -32,6 +32,10 @@ _PCIDE = CR4.mask("PCIDE")
 _PE = CR0.mask("PE")
 _VM, _IF = RFLAGS.mask("VM"), RFLAGS.mask("IF")
 _RAX, _RCX, _RDX, _RBX = 0, 1, 2, 3
+_PAUSE_LENGTH = 2
+
+PAUSE_NANOSECONDS = 1000
+"""What PAUSE takes: who waits for time to pass need not execute many of them."""
 
 
 def _exit(p: "Processor", reason: ExitReason, qualification: int = 0) -> None:
@@ -156,7 +160,8 @@ def on_pause(p: "Processor") -> None:
         if p.guest.has_secondary(Secondary.PAUSE_LOOP_EXITING) and pause_loop_exits(p):
             _exit(p, ExitReason.PAUSE)
             return
-    p.advance(p.instruction_length())
+    p.platform.spend(p.index, PAUSE_NANOSECONDS)
+    p.advance(_PAUSE_LENGTH)
     p.yielded = True
 
 

@@ -6,7 +6,7 @@ SDM 3C, "VMX Instruction Reference".
 from typing import TYPE_CHECKING
 
 from turducken.arch.exceptions import Vector
-from turducken.arch.registers import RFLAGS
+from turducken.arch.registers import CR0, EFER, RFLAGS
 from turducken.cpu import vm_entry, vm_exit
 from turducken.cpu.decoder import (
     Code,
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from turducken.cpu.processor import Processor
 
 _ARITHMETIC = RFLAGS.mask("CF", "PF", "AF", "ZF", "SF", "OF")
+_PE, _LMA, _VM = CR0.mask("PE"), EFER.mask("LMA"), RFLAGS.mask("VM")
 _CF, _ZF = RFLAGS.mask("CF"), RFLAGS.mask("ZF")
 _FLAG = {VmStatus.SUCCEED: 0, VmStatus.FAIL_INVALID: _CF, VmStatus.FAIL_VALID: _ZF}
 
@@ -210,7 +211,10 @@ def _vmwrite(p: "Processor", instruction: Instruction) -> None:
 
 
 def _passes_access(p: "Processor", vmx: Vmx, instruction: Instruction, encoding: int) -> bool:
-    if _is_shadowed(p, encoding, write=vmx is Vmx.VMWRITE) and p.state.is_64bit:
+    mode_is_right = p.state.is_64bit or not (
+        p.state.efer & _LMA or p.state.rflags & _VM or not p.state.cr0 & _PE
+    )
+    if mode_is_right and _is_shadowed(p, encoding, write=vmx is Vmx.VMWRITE):
         if p.state.cpl:
             p.general_protection()
             return False

@@ -1,0 +1,116 @@
+"""Task switches: when far jumps, far calls and task gates ask for one, and the VM exit it is.
+
+SDM 3A, "Task Switching"; SDM 3C, "Exit Qualification for Task Switches". In VMX non-root operation a
+task switch never happens; outside, the engine switches tasks for JMP and CALL by itself.
+"""
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from iced_x86 import MemorySize, Mnemonic, OpKind
+
+from turducken.arch.exceptions import Vector
+from turducken.arch.registers import EFER, RFLAGS
+from turducken.cpu import vm_exit
+from turducken.cpu.decoder import Instruction, effective_address
+from turducken.cpu.delivery import TaskSwitch
+from turducken.cpu.engine import SegmentIndex
+from turducken.cpu.events import Event, exception
+from turducken.mmu.faults import Fault
+from turducken.vmx.exit_information import TaskSwitchSource
+from turducken.vmx.exit_reasons import ExitReason
+
+if TYPE_CHECKING:
+    from turducken.cpu.processor import Processor
+
+_LMA, _VM = EFER.mask("LMA"), RFLAGS.mask("VM")
+_TASK_GATE = 5
+_AVAILABLE = frozenset({1, 9})
+_BUSY = frozenset({3, 0xB})
+_FAR_POINTERS = frozenset({OpKind.FAR_BRANCH16, OpKind.FAR_BRANCH32})
+
+
+class _System(NamedTuple):
+    """A system descriptor: type, DPL, presence, and the selector that a gate holds."""
+
+    kind: int
+    dpl: int
+    is_present: bool
+    target: int
+
+
+def exit_for_task_switch(
+    p: "Processor", switch: TaskSwitch, source: int, length: int, during: Event | None
+) -> None:
+    """Cause the VM exit that a task switch is in non-root operation."""
+    qualification = switch.selector | source << 30
+    vm_exit.exit_to_host(p, ExitReason.TASK_SWITCH, qualification, length=length, during=during)
+
+
+def far_transfer(p: "Processor", instruction: Instruction) -> bool:
+    """Handle a far JMP or CALL in non-root operation that is a task switch; tell whether it was."""
+    state = p.state
+    if p.guest is None or state.efer & _LMA or not state.cr0 & 1 or state.rflags & _VM:
+        return False
+    selector = _selector(p, instruction)
+    if selector is None or selector & 0xFFFC == 0:
+        return False
+    found = _descriptor(p, selector)
+    if found is None or found.kind not in _AVAILABLE | _BUSY | {_TASK_GATE}:
+        return False
+    refusal = _check(p, selector, found)
+    if isinstance(refusal, Event):
+        p.raise_event(refusal)
+        return True
+    target = selector
+    if found.kind == _TASK_GATE:
+        target = found.target
+        inner = _descriptor(p, target)
+        if inner is None or inner.kind not in _AVAILABLE:
+            p.raise_event(exception(Vector.GP, target & 0xFFFC))
+            return True
+    is_call = instruction.mnemonic == Mnemonic.CALL
+    source = TaskSwitchSource.CALL if is_call else TaskSwitchSource.JMP
+    exit_for_task_switch(p, TaskSwitch(target), source, instruction.len, None)
+    return True
+
+
+def _check(p: "Processor", selector: int, found: _System) -> Event | None:
+    code = selector & 0xFFFC
+    if found.dpl < max(p.state.cpl, selector & 3) or found.kind in _BUSY:
+        return exception(Vector.GP, code)
+    if not found.is_present:
+        return exception(Vector.NP, code)
+    return None
+
+
+def _selector(p: "Processor", instruction: Instruction) -> int | None:
+    """Return the far pointer's selector, or None where reading it faults (the engine will tell)."""
+    if instruction.op0_kind in _FAR_POINTERS:
+        return instruction.far_branch_selector
+    if instruction.op0_kind != OpKind.MEMORY:
+        return None
+    operand = effective_address(p.state, instruction, p.state.rip)
+    raw = p.linear.read(operand.linear, 6, user=p.state.cpl == 3)
+    if not isinstance(raw, bytes):
+        return None
+    wide = instruction.memory_size == MemorySize.SEG_PTR32
+    return int.from_bytes(raw[4:6] if wide else raw[2:4], "little")
+
+
+def _descriptor(p: "Processor", selector: int) -> _System | None:
+    """Return a system descriptor; None for code, data, or what cannot be read."""
+    state = p.state
+    if selector & 4:
+        table = state.segment(SegmentIndex.LDTR)
+        base, limit = table.base, table.limit
+    else:
+        base, limit = state.table(SegmentIndex.GDTR)
+    if (selector & 0xFFF8) + 7 > limit:
+        return None
+    raw: bytes | Fault = p.linear.read(base + (selector & 0xFFF8), 8)
+    if not isinstance(raw, bytes):
+        return None
+    word = int.from_bytes(raw, "little")
+    if word >> 44 & 1:
+        return None
+    return _System(word >> 40 & 0xF, word >> 45 & 3, bool(word >> 47 & 1), word >> 16 & 0xFFFF)
