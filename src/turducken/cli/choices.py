@@ -7,6 +7,7 @@ from typing import Annotated, cast
 
 import typer
 
+from turducken.address import PAGE_SIZE
 from turducken.cli.errors import InputError
 from turducken.hypervisor import POLICIES as SHADOW_POLICIES
 from turducken.hypervisor import ShadowPolicyName
@@ -23,9 +24,10 @@ from turducken.system import (
     parse_size,
     shipped_images,
 )
+from turducken.system.options import NOTED_ADDRESSES
 from turducken.vmx.profile import list_profiles, load_profile
 
-_MACHINE, _STOP = "The machine", "When to stop"
+_MACHINE, _STOP, SHOW = "The machine", "When to stop", "What to show"
 
 Image = Annotated[
     str,
@@ -92,6 +94,16 @@ Shadow = Annotated[
         help=f"How our hypervisor keeps EPT02: {', '.join(SHADOW_POLICIES)}.",
     ),
 ]
+Watch = Annotated[
+    list[str],
+    typer.Option(
+        "--watch",
+        metavar="ADDRESS",
+        rich_help_panel=SHOW,
+        help="An L2-physical address (hexadecimal) whose way through EPT12, EPT01 and EPT02 the "
+        "summary shows. Repeatable.",
+    ),
+]
 Seed = Annotated[
     int,
     typer.Option(
@@ -128,6 +140,7 @@ class SystemChoices:
     tlb: str = "keep"
     shadow: str = "cached"
     seed: int = 0
+    watch: tuple[str, ...] = ()
 
     def resolve(self) -> SystemOptions:
         """Read the files; raise what `turducken.cli.errors.is_users` knows."""
@@ -142,9 +155,17 @@ class SystemChoices:
             tlb=self.tlb,
             shadow=cast(ShadowPolicyName, self.shadow),  # checked below
             seed=self.seed,
+            watch=[_address(one) for one in self.watch] or NOTED_ADDRESSES,
         )
         options.check()
         return options
+
+
+def _address(text: str) -> int:
+    try:
+        return int(text, 16) & -PAGE_SIZE
+    except ValueError:
+        raise InputError(f"--watch {text!r}: not a hexadecimal number") from None
 
 
 def read_module(argument: str) -> Module:

@@ -15,7 +15,6 @@ from turducken.cli.teaching import command_with
 from turducken.report import as_json
 from turducken.system import DEFAULT_IMAGE, DEFAULT_MODE, Result, Stops, System
 
-_OUTPUT = "What to show"
 _STDOUT = "-"
 
 EXAMPLES = """\
@@ -38,16 +37,18 @@ EXAMPLES = """\
 ConsoleOption = Annotated[
     str | None,
     typer.Option(
-        metavar="FILE|-", rich_help_panel=_OUTPUT, help="Write the guest's console there."
+        metavar="FILE|-", rich_help_panel=choices.SHOW, help="Write the guest's console there."
     ),
 ]
 JsonOption = Annotated[
     str | None,
-    typer.Option(metavar="FILE|-", rich_help_panel=_OUTPUT, help="Write the result there."),
+    typer.Option(metavar="FILE|-", rich_help_panel=choices.SHOW, help="Write the result there."),
 ]
 Quiet = Annotated[
     bool,
-    typer.Option("--quiet", "-q", rich_help_panel=_OUTPUT, help="Neither console nor summary."),
+    typer.Option(
+        "--quiet", "-q", rich_help_panel=choices.SHOW, help="Neither console nor summary."
+    ),
 ]
 
 
@@ -73,10 +74,11 @@ def run(
     console: ConsoleOption = None,
     json: JsonOption = None,
     quiet: Quiet = False,
+    watch: choices.Watch = [],  # noqa: B006 - Typer copies it
 ) -> int:
     """Run an image on the machine."""
     chosen = choices.SystemChoices(
-        image, mode, cpus, memory, cmdline, tuple(module), profile, tlb, shadow, seed
+        image, mode, cpus, memory, cmdline, tuple(module), profile, tlb, shadow, seed, tuple(watch)
     )
     stops = choices.make_stops(until, fail_on, max_instructions)
     if console == json == _STDOUT:

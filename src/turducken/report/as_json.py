@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from turducken.machine.machine import Outcome
+from turducken.report.journey import journeys_as_list
 from turducken.system import ExitCount, Mode, ProcessorResult, Result, System
 from turducken.vmx.exit_reasons import name_of
 
@@ -36,6 +37,7 @@ def result_as_dict(system: System, result: Result) -> dict[str, Any]:
             "dropped": result.tlb.dropped,
             "invalidations": dict(sorted(result.tlb.invalidations.items())),
         },
+        "journeys": journeys_as_list(result),
         "unclaimed": [
             {
                 "kind": one.kind.value,

@@ -7,11 +7,12 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from turducken.report.journey import journeys_table
 from turducken.report.words import outcome_in_words, plural, short_number, short_time
 from turducken.system import Mode, Result, System
 from turducken.vmx.exit_reasons import name_of
 
-_LEAST_ROWS = 12
+_LEAST_ROWS = 20
 _MOST_UNCLAIMED = 6
 
 
@@ -31,6 +32,8 @@ def summary(system: System, result: Result) -> RenderableType:
     parts: list[RenderableType] = [_facts(system, result)]
     if result.exits:
         parts.append(_exits(result))
+    if result.journeys:
+        parts.append(journeys_table(result))
     if result.unclaimed:
         parts.append(_unclaimed(system, result))
     return Group("", *parts)

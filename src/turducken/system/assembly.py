@@ -93,7 +93,7 @@ class System:
 
     def result(self) -> Result:
         """Return what the run has come to so far."""
-        machine = self.machine
+        machine, hypervisor = self.machine, self.hypervisor
         return Result(
             outcome=machine.stop.outcome or Outcome.LIMIT,
             code=machine.stop.code,
@@ -104,6 +104,7 @@ class System:
             guest_nanoseconds=machine.now,
             host_seconds=self.host_seconds,
             console=self.console.text,
+            journeys=() if hypervisor is None else tuple(nested.journeys(hypervisor, self.options)),
             unclaimed=tuple(machine.unclaimed),
         )
 

@@ -16,6 +16,8 @@ from turducken.system.errors import SetupError
 from turducken.vmx.profile import Profile, load_profile
 
 DEFAULT_MEMORY = 256 * MIB
+NOTED_ADDRESSES = (0x10_0000, 0x123_4000, 0x1234_0000)
+"""Where lhv begins, and the pages of its EPT tests, which are those of the notes."""
 TIB = 1024 * GIB
 _SUFFIXES = {"": 1, "K": KIB, "M": MIB, "G": GIB, "T": TIB}
 
@@ -51,6 +53,8 @@ class SystemOptions:
     seed: int = 0
     shadow: ShadowPolicyName = "cached"
     """How L0 keeps EPT02 (nested mode)."""
+    watch: Sequence[int] = NOTED_ADDRESSES
+    """L2-physical addresses whose way through the tables is to be told (nested mode)."""
     offer: Offer = field(default_factory=Offer)
     """What L0 shows L1 of the processor's VMX (nested mode)."""
     faults: Faults = field(default_factory=Faults)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from turducken.hypervisor.explain import Explanation
 from turducken.machine.machine import Outcome, Unclaimed
 
 SUCCESSES = frozenset({Outcome.UNTIL})
@@ -57,6 +58,8 @@ class Result:
     guest_nanoseconds: int
     host_seconds: float
     console: str
+    journeys: Sequence[Explanation] = field(default=())
+    """Where L2's addresses went (nested mode)."""
     unclaimed: Sequence[Unclaimed] = field(default=())
 
     @property
