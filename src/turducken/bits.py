@@ -50,7 +50,7 @@ class Field:
         return (word & self.mask) >> self.low
 
     def put(self, word: int, value: int) -> int:
-        """Return ``word`` with the field set to ``value`` (excess bits of ``value`` are cut off)."""
+        """Return ``word`` with the field set to ``value`` (cut off to its width)."""
         return (word & ~self.mask) | ((value << self.low) & self.mask)
 
     def describe(self, word: int) -> str:

@@ -107,7 +107,8 @@ RFLAGS = Layout(
     source='SDM 1, "EFLAGS Register"',
 )
 
-GPR_NAMES = ("RAX", "RCX", "RDX", "RBX", "RSP", "RBP", "RSI", "RDI") + tuple(
-    f"R{number}" for number in range(8, 16)
+GPR_NAMES = (
+    *("RAX", "RCX", "RDX", "RBX", "RSP", "RBP", "RSI", "RDI"),
+    *(f"R{number}" for number in range(8, 16)),
 )
 """General-purpose registers in the order of their encoding."""

@@ -106,7 +106,7 @@ def write_cr0(p: "Processor", value: int) -> Refusal:
     if value >> 32:
         return GENERAL_PROTECTION
     value = value & CR0_WRITABLE | _ET
-    if value & _PG and not value & _PE or value & _NW and not value & _CD:
+    if (value & _PG and not value & _PE) or (value & _NW and not value & _CD):
         return GENERAL_PROTECTION
     if not value & _PG and cr4 & _PCIDE:
         return GENERAL_PROTECTION

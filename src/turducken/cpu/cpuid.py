@@ -1,4 +1,4 @@
-"""CPUID: what the processor says of itself, from its profile. SDM 2A, "CPUID - CPU Identification"."""
+"""CPUID: what the processor says of itself: SDM 2A, "CPUID - CPU Identification"."""
 
 from turducken.arch.registers import CR4
 from turducken.vmx.profile import Profile
@@ -30,7 +30,7 @@ _ECX_1 = {
 }
 _VMX, _OSXSAVE = 1 << 5, 1 << 27
 # FPU VME DE PSE TSC MSR PAE MCE CX8 APIC SEP MTRR PGE MCA CMOV PAT PSE36 CLFSH MMX FXSR SSE SSE2
-_EDX_1 = sum(1 << n for n in (*range(0, 7), 7, 8, 9, *range(11, 18), 19, 23, 24, 25, 26))
+_EDX_1 = sum(1 << n for n in (*range(7), 7, 8, 9, *range(11, 18), 19, 23, 24, 25, 26))
 _EBX_7 = {
     "fsgsbase": 0,
     "tsc_adjust": 1,

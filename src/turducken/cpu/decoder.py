@@ -6,22 +6,15 @@ from typing import NamedTuple
 
 from iced_x86 import Code, Decoder, Instruction, OpKind, Register, RegisterExt
 
+from turducken.arch.registers import GPR_NAMES
 from turducken.cpu.engine import SegmentIndex, State
 
 __all__ = ["Code", "Instruction", "OpKind", "Register"]
 
-_GPR_BY_NAME = ("RAX", "RCX", "RDX", "RBX", "RSP", "RBP", "RSI", "RDI") + tuple(
-    f"R{n}" for n in range(8, 16)
-)
-_GPR: dict[int, int] = {getattr(Register, name): number for number, name in enumerate(_GPR_BY_NAME)}
+_GPR: dict[int, int] = {getattr(Register, name): number for number, name in enumerate(GPR_NAMES)}
 _HIGH_BYTE: dict[int, int] = {Register.AH: 0, Register.CH: 1, Register.DH: 2, Register.BH: 3}
 SEGMENT_NUMBERS: dict[int, int] = {
     getattr(Register, one.name): one for one in SegmentIndex if one <= SegmentIndex.GS
-}
-_IMPLIEDSEGMENT_NUMBERS: dict[int, int] = {
-    OpKind.MEMORY_ESDI: SegmentIndex.ES,
-    OpKind.MEMORY_ESEDI: SegmentIndex.ES,
-    OpKind.MEMORY_ESRDI: SegmentIndex.ES,
 }
 
 _full_register: Callable[[int], int] = RegisterExt.full_register  # type: ignore[assignment]

@@ -1,8 +1,8 @@
 """Delivery of an event through the IDT, step by step, in every mode.
 
-SDM 3A, "Interrupt and Exception Handling" and "64-Bit Mode Exception and Interrupt Handling"; SDM 2A,
-"INT n/INTO/INT3/INT1" has the steps as pseudocode. A step may fault: nothing but memory below the
-new stack pointer has changed then, and the caller decides what follows.
+SDM 3A, "Interrupt and Exception Handling" and "64-Bit Mode Exception and Interrupt Handling"; SDM
+2A, "INT n/INTO/INT3/INT1" has the steps as pseudocode. A step may fault: nothing but memory below
+the new stack pointer has changed then, and the caller decides what follows.
 """
 
 from typing import NamedTuple
@@ -131,7 +131,7 @@ def read_descriptor(
 
 
 def deliver(state: State, memory: LinearMemory, event: Event) -> Failure | None:
-    """Deliver ``event``; return None when the handler's first instruction is next, or what failed."""
+    """Deliver ``event``; return None when the handler is about to begin, or what failed."""
     if not state.cr0 & _PE:
         return _deliver_real(state, memory, event)
     if state.efer & _LMA:

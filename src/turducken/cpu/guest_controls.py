@@ -62,9 +62,7 @@ class GuestControls:
         return bool(self.secondary & control)
 
     def exits_on(self, event: Event) -> bool:
-        """Tell whether an exception or NMI causes a VM exit: "Exceptions", "Non-maskable
-        interrupts (NMIs)"; software interrupts (INT n) never do.
-        """
+        """Tell whether an exception or NMI causes a VM exit; INT n never does."""
         if event.kind is EventKind.NMI:
             return bool(self.pin & PinBased.NMI_EXITING)
         if event.kind in (EventKind.EXTERNAL, EventKind.SOFTWARE_INTERRUPT, EventKind.OTHER):

@@ -1,4 +1,4 @@
-"""Linear memory as the processor's own steps use it: event delivery, descriptor and operand accesses.
+"""Linear memory as the processor's own steps use it: delivery, descriptors, operands.
 
 Everything goes through the MMU as an access of the guest's would, and fails as one would.
 """

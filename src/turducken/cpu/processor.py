@@ -1,12 +1,13 @@
 """One logical processor: its registers, its run loop, and what happens to events.
 
 The engine runs guest code until something is ours to decide (a trap); the handlers of
-`turducken.cpu.intercepts` decide it. In VMX non-root operation each decision first asks whether it is
-a VM exit. In VMX root operation the processor runs machine code, or a `RootSoftware` in Python.
+`turducken.cpu.intercepts` decide it. In VMX non-root operation each decision first asks whether it
+is a VM exit. In VMX root operation the processor runs machine code, or a `RootSoftware` in Python.
 """
 
 import random
-from collections.abc import Callable, Generator, Mapping as Handlers
+from collections.abc import Callable, Generator
+from collections.abc import Mapping as Handlers
 from dataclasses import dataclass, field
 
 from turducken.address import PAGE_OFFSET_MASK, is_canonical
@@ -134,7 +135,7 @@ class Processor:
         self.statistics = Statistics()
         self.root: Generator[Wait, None, None] | None = None
         self.root_wait: Wait | None = None
-        self.on_event: Callable[[str, "Processor", tuple[object, ...]], None] | None = None
+        self.on_event: Callable[[str, Processor, tuple[object, ...]], None] | None = None
         self.code_watch: Callable[[int, int, int], None] | None = None
         self.handlers: Handlers[int, Callable[[Processor], None]] = {}
         self.msrs = MsrFile(self)
@@ -488,7 +489,7 @@ class Processor:
         return failure
 
     def take_fault(self, fault: Fault, during: Event | None = None) -> None:
-        """Cause what a failed translation causes: #PF, or a VM exit while ``during`` is delivered."""
+        """Cause what a failed translation causes; ``during`` is the event being delivered."""
         if isinstance(fault, PageFault):
             self.raise_event(exception(Vector.PF, fault.error_code, fault.address))
         elif isinstance(fault, ApicAccess):
@@ -697,7 +698,7 @@ class Processor:
         self.engine.is_stale = True
 
 
-def _segment_allows(segment: Segment, offset: int, size: int, write: bool) -> bool:  # noqa: FBT001
+def _segment_allows(segment: Segment, offset: int, size: int, write: bool) -> bool:
     access = segment.access
     if access & UNUSABLE:
         return False

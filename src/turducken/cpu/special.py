@@ -1,7 +1,8 @@
 """Instructions that the engine would execute by itself, wrongly or not repeatably.
 
 RDRAND and RDSEED would read the host's randomness; INS stores to memory before it asks; XGETBV,
-XSETBV, INVD and INT1 would not stop, and neither would a far jump or call that switches tasks. Blocks that contain one are executed one instruction at a time.
+XSETBV, INVD and INT1 would not stop, and neither would a far jump or call that switches tasks.
+Blocks that contain one are executed one instruction at a time.
 """
 
 import re

@@ -1,7 +1,7 @@
 """Task switches: when far jumps, far calls and task gates ask for one, and the VM exit it is.
 
-SDM 3A, "Task Switching"; SDM 3C, "Exit Qualification for Task Switches". In VMX non-root operation a
-task switch never happens; outside, the engine switches tasks for JMP and CALL by itself.
+SDM 3A, "Task Switching"; SDM 3C, "Exit Qualification for Task Switches". In VMX non-root operation
+a task switch never happens; outside, the engine switches tasks for JMP and CALL by itself.
 """
 
 from typing import TYPE_CHECKING, NamedTuple

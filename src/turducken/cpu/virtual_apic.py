@@ -40,7 +40,7 @@ def virtualize(p: "Processor", fault: ApicAccess) -> bool:
     guest = p.guest
     assert guest is not None
     size = p.engine.fault_size
-    inside = TPR <= fault.offset and fault.offset + size <= TPR + 4
+    inside = fault.offset >= TPR and fault.offset + size <= TPR + 4
     if not guest.has_primary(Primary.USE_TPR_SHADOW) or fault.kind == FETCH or not inside:
         return False
     p.virtual_apic_page = guest.virtual_apic

@@ -90,8 +90,9 @@ def _record_vectoring(vmcs: Vmcs, during: Event | None) -> None:
 
 
 def exit_for_event(p: "Processor", event: Event, during: Event | None) -> None:
-    """Cause the VM exit of an exception or NMI: SDM 3C, "Information for VM Exits Due to
-    Vectored Events".
+    """Cause the VM exit of an exception or NMI.
+
+    SDM 3C, "Information for VM Exits Due to Vectored Events".
     """
     vmcs = current_vmcs(p)
     information = event.information

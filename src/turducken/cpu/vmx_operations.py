@@ -101,7 +101,7 @@ def update_intercepts(p: "Processor") -> None:
 
 
 def _iret_leaves_blocking(guest: GuestControls | None) -> bool:
-    """SDM 3C, "Changes to Instruction Behavior ...": IRET under NMI exiting without virtual NMIs."""
+    """SDM 3C, "Changes to Instruction Behavior ...": IRET with NMI exiting, no virtual NMIs."""
     if guest is None:
         return False
     return guest.pin & (PinBased.NMI_EXITING | PinBased.VIRTUAL_NMIS) == PinBased.NMI_EXITING

@@ -1,8 +1,8 @@
 """Who executes what who writes: keeps translated code true across processors and hypervisor.
 
 Each engine notices its own writes to code that it has translated. For everybody else's, a page is
-either writable in some engines or executable in some others: when that changes, the engines that must
-notice forget the page, and ask again at their next access.
+either writable in some engines or executable in some others: when that changes, the engines that
+must notice forget the page, and ask again at their next access.
 """
 
 from collections.abc import Sequence

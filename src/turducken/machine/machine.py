@@ -1,8 +1,8 @@
 """The machine: processors, RAM and devices, sharing one count of time.
 
 Time is counted in instructions: each one takes 10 ns, whoever executes it, and some operations take
-more (a port access takes a microsecond, as on real hardware). Processors take turns, in an order and
-for lengths that the schedule fixes, so the same inputs give the same run.
+more (a port access takes a microsecond, as on real hardware). Processors take turns, in an order
+and for lengths that the schedule fixes, so the same inputs give the same run.
 """
 
 import random

@@ -1,7 +1,7 @@
 """The machine's RAM: real bytes, shared by processors, hypervisor, devices and tools.
 
-RAM below the 32-bit device hole and RAM above 4 GiB are one lazily backed mapping, so that a machine
-with many GiB costs only the pages that are touched.
+RAM below the 32-bit device hole and RAM above 4 GiB are one lazily backed mapping, so that a
+machine with many GiB costs only the pages that are touched.
 """
 
 import ctypes
@@ -68,7 +68,7 @@ class PhysicalMemory:
         return self._watched
 
     def offset_of(self, address: int) -> int | None:
-        """Return where the byte at host-physical ``address`` is stored, or None if it is not RAM."""
+        """Return where the byte at ``address`` is stored, or None if it is not RAM."""
         if 0 <= address < self._low_size:
             return address
         offset = address - HIGH_BASE + LOW_LIMIT

@@ -15,7 +15,7 @@ class TableMemory(Protocol):
     """Memory as a page walk sees it: single naturally aligned table entries."""
 
     def load(self, address: int, size: int) -> int | None:
-        """Return the little-endian entry of ``size`` (4 or 8) bytes, or None where there is none."""
+        """Return the little-endian entry of ``size`` (4 or 8) bytes; None where there is none."""
 
     def store(self, address: int, size: int, value: int) -> None:
         """Replace the entry of ``size`` (4 or 8) bytes at ``address``."""

@@ -40,7 +40,7 @@ class PmlFull(NamedTuple):
 
 
 class ApicAccess(NamedTuple):
-    """An access to the APIC-access page: ``offset`` in the page, ``kind`` 0 read, 1 write, 2 fetch."""
+    """An access to the APIC-access page at ``offset``; ``kind`` is 0 read, 1 write, 2 fetch."""
 
     address: int
     offset: int

@@ -1,7 +1,8 @@
 """One processor's memory-management unit: from a linear address to host RAM, or to a fault.
 
 Without EPT, one walk; with EPT, every address that the guest's tables name is itself translated
-(SDM 3C, "EPT Overview"). What was found is cached in the TLB model, and the TLB model is asked first.
+(SDM 3C, "EPT Overview"). What was found is cached in the TLB model, and the TLB model is asked
+first.
 """
 
 from typing import NamedTuple
@@ -48,7 +49,7 @@ class EptSetup(NamedTuple):
 
 
 class Access(NamedTuple):
-    """One access to translate. ``user``: CPL 3 and not implicit; ``ac``: RFLAGS.AC where it counts."""
+    """One access. ``user``: CPL 3 and not implicit; ``ac``: RFLAGS.AC where it counts."""
 
     address: int
     kind: int
@@ -244,7 +245,7 @@ class Mmu:
         """Set accessed flags on the path, and the leaf's dirty flag for a write."""
         last = len(found.steps) - 1
         for number, step in enumerate(found.steps):
-            wanted = 0 if not fmt.levels[step.level].neutral == 0 else fmt.accessed
+            wanted = 0 if fmt.levels[step.level].neutral != 0 else fmt.accessed
             if number == last and access.kind == WRITE:
                 wanted |= fmt.dirty
             if step.entry & wanted == wanted:

@@ -33,8 +33,8 @@ def is_allowed(
 ) -> bool:
     """Tell whether ordinary paging allows an access of ``kind``.
 
-    ``all_of`` and ``any_of`` are the entries' intersection and union. ``user`` is a user-mode access
-    (CPL 3 and not implicit); ``ac`` is RFLAGS.AC for explicit supervisor-mode data accesses.
+    ``all_of`` and ``any_of`` are the entries' intersection and union. ``user`` is a user-mode
+    access (CPL 3 and not implicit); ``ac`` is RFLAGS.AC for explicit supervisor-mode data accesses.
     """
     user_page = all_of & _US
     if kind == FETCH and mode.nx and any_of & _XD:

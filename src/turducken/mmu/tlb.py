@@ -1,11 +1,11 @@
 """What a processor may keep cached: three kinds of mappings, their tags, and what must go.
 
 SDM 3C, "Caching Translation Information": linear mappings are tagged with VPID and PCID, combined
-mappings with VPID, PCID and EP4TA, guest-physical mappings with EP4TA alone. Each kind has pages and
-entries of the paging-structure caches. A `Space` holds the mappings with one tag.
+mappings with VPID, PCID and EP4TA, guest-physical mappings with EP4TA alone. Each kind has pages
+and entries of the paging-structure caches. A `Space` holds the mappings with one tag.
 
-Every method named after an operation drops exactly what the manual says that the operation must drop.
-What may be dropped beyond that is the policy's choice (`turducken.mmu.policy`).
+Every method named after an operation drops exactly what the manual says that the operation must
+drop. What may be dropped beyond that is the policy's choice (`turducken.mmu.policy`).
 """
 
 from collections.abc import Callable, Iterator
@@ -34,9 +34,9 @@ class Mapping:
     """A cached translation of one page.
 
     ``page`` is a host-physical page of ``1 << shift`` bytes. ``all_of`` and ``any_of`` are the
-    guest's entries intersected and united, ``leaf`` the guest's last entry. With EPT, ``gpa`` is the
-    guest-physical page, ``ept_all_of`` the EPT entries intersected and ``ept_leaf`` the last one.
-    ``is_dirty`` tells that no flag needs to be set before a write.
+    guest's entries intersected and united, ``leaf`` the guest's last entry. With EPT, ``gpa`` is
+    the guest-physical page, ``ept_all_of`` the EPT entries intersected and ``ept_leaf`` the last
+    one. ``is_dirty`` tells that no flag needs to be set before a write.
     """
 
     page: int
@@ -52,7 +52,7 @@ class Mapping:
 
 @dataclass(slots=True)
 class Space:
-    """The mappings with one tag: pages by size and number, structure entries by level and number."""
+    """The mappings with one tag: pages by size and number, structures by level and number."""
 
     pages: dict[int, dict[int, Mapping]] = field(default_factory=dict)
     structures: dict[tuple[int, int], Start] = field(default_factory=dict)

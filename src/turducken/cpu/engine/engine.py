@@ -74,9 +74,9 @@ class EngineHost(Protocol):
 class Engine:
     """Executes one processor's instructions over the machine's RAM.
 
-    ``state`` is the register file between runs. Set ``is_stale`` when translations changed: the next
-    run then asks `EngineHost.fill` again for everything; ``is_code_stale`` when somebody else wrote
-    to code that this engine has translated. ``fault_address``, ``fault_size`` and
+    ``state`` is the register file between runs. Set ``is_stale`` when translations changed: the
+    next run then asks `EngineHost.fill` again for everything; ``is_code_stale`` when somebody else
+    wrote to code that this engine has translated. ``fault_address``, ``fault_size`` and
     ``fault_kind`` describe the access that `EngineHost.fill` refused, ``executed`` the number of
     instructions begun so far.
     """

@@ -139,9 +139,8 @@ def _write_cr0(p: "Processor", value: int) -> cr.Refusal:
 
 
 def _write_cr4(p: "Processor", value: int) -> cr.Refusal:
-    if p.vmx.in_operation:
-        if ~value & p.capabilities.cr4_fixed0 or value & ~p.capabilities.cr4_fixed1:
-            return cr.GENERAL_PROTECTION
+    if p.vmx.in_operation and not p.capabilities.accepts_cr4(value):
+        return cr.GENERAL_PROTECTION
     return cr.write_cr4(p, value)
 
 
@@ -247,7 +246,7 @@ def _lmsw(p: "Processor", instruction: Instruction) -> None:
 
 
 def _lmsw_exits(guest: GuestControls, source: int) -> bool:
-    """ "LMSW ... CR0.PE is 1 in the mask and source and 0 in the shadow; or bits 3:1 differ."."""
+    """LMSW exits if it sets an owned PE that the shadow has clear, or if owned bits 3:1 differ."""
     owned = guest.cr0_mask
     if owned & source & ~guest.cr0_shadow & _PE:
         return True

@@ -7,7 +7,7 @@ from turducken.cpu.decoder import Code
 from turducken.cpu.engine import SegmentIndex, Trap
 from turducken.cpu.events import Event, EventKind, exception
 from turducken.cpu.guest_controls import Primary
-from turducken.cpu.intercepts import control, system, sysenter, vmx
+from turducken.cpu.intercepts import control, sysenter, system, vmx
 
 if TYPE_CHECKING:
     from collections.abc import Callable

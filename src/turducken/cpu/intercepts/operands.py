@@ -1,5 +1,6 @@
-"""The VM-exit instruction-information field: SDM 3C, "Information for VM Exits Due to Instruction
-Execution".
+"""The VM-exit instruction-information field.
+
+SDM 3C, "Information for VM Exits Due to Instruction Execution".
 """
 
 from iced_x86 import Instruction, OpKind, Register

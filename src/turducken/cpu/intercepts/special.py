@@ -35,7 +35,7 @@ _ARITHMETIC = RFLAGS.mask("CF", "PF", "AF", "ZF", "SF", "OF")
 
 
 def on_special(p: "Processor") -> None:
-    """Handle `Trap.SPECIAL`: execute one instruction of the block, ourselves if it is one of ours."""
+    """Handle `Trap.SPECIAL`: execute one instruction of the block, perhaps ourselves."""
     instruction = p.instruction()
     if instruction is None:
         return

@@ -17,7 +17,7 @@ from turducken.cpu.engine import SegmentIndex
 from turducken.cpu.guest_controls import Primary, Secondary
 from turducken.cpu.intercepts.operands import descriptor_information, instruction_information
 from turducken.cpu.surroundings import Activity
-from turducken.cpu.vmx_operations import pause_loop_exits, update_intercepts
+from turducken.cpu.vmx_operations import pause_loop_exits
 from turducken.vmx import vmcs_fields as f
 from turducken.vmx.exit_reasons import ExitReason
 
