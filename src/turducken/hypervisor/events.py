@@ -23,6 +23,17 @@ class Exited:
 
 
 @dataclass(frozen=True, slots=True)
+class GivenToL1:
+    """L1 is about to run after a VM exit of its L2, or a failed entry: what it reads of it."""
+
+    processor: int
+    reason: int
+    """The exit-reason field of VMCS12, bit 31 included."""
+    qualification: int
+    rip: int
+
+
+@dataclass(frozen=True, slots=True)
 class NestedEntry:
     """L1 entered L2: the VMCS12 at Gpa1 ``vmcs12`` with its EPTP (None without EPT)."""
 
@@ -80,7 +91,16 @@ class L1Stopped:
     why: str
 
 
-Event = Exited | NestedEntry | ShadowFilled | Invalidated | Ept01Changed | Shootdown | L1Stopped
+Event = (
+    Exited
+    | GivenToL1
+    | NestedEntry
+    | ShadowFilled
+    | Invalidated
+    | Ept01Changed
+    | Shootdown
+    | L1Stopped
+)
 
 
 class Events:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from turducken.address import PAGE_SIZE, Gpa1, Hpa
 from turducken.arch import msr
 from turducken.arch.registers import CR0, CR3, CR4, EFER
-from turducken.hypervisor.events import NestedEntry
+from turducken.hypervisor.events import GivenToL1, NestedEntry
 from turducken.hypervisor.host_state import (
     HostImage,
     host_image,
@@ -448,6 +448,15 @@ class Nested:
         image = context.image
         assert image is not None
         vmcs01, vmcs12 = vcpu.vmcs01, context.vmcs12
+        if vcpu.events.subscribers:
+            vcpu.events.publish(
+                GivenToL1(
+                    vcpu.index,
+                    vmcs12.read(f.EXIT_REASON),
+                    vmcs12.read(f.EXIT_QUALIFICATION),
+                    vmcs12.read(f.GUEST_RIP),
+                )
+            )
         after = context.vmcs02 if vcpu.in_l2 else vmcs01
         blocks_nmis = was_nmi or (
             not context.controls.pin & PinBased.VIRTUAL_NMIS
