@@ -29,6 +29,10 @@ OWN_TYPE = 1 << 53
 """Software's mark: the memory type was set by the API and does not follow the MTRRs."""
 
 
+WITHHELD = 1 << 54
+"""Software's mark: the page is writable for L1, but each write is to be seen first."""
+
+
 class Place(NamedTuple):
     """Where EPT01 leads: a page of ``1 << shift`` bytes at host-physical ``page``."""
 
@@ -41,7 +45,7 @@ class Ept01:
     """One processor's EPT01 over host-physical addresses below ``1 << physical_bits``.
 
     ``hidden`` is L0's private region. ``types`` are the memory types of the identity.
-    ``changed`` is called after every change that takes something away from L1.
+    ``changed`` is called after every change of an entry that was present.
     """
 
     def __init__(
@@ -62,6 +66,9 @@ class Ept01:
         self._memory = memory
         sizes = [30] * pages_1gib + [21] * pages_2mib + [12]
         self._sizes = tuple(sizes)
+        self._withheld: set[int] = set()
+        self.written: set[Gpa1] = set()
+        """Pages whose writing is withheld from L1, and that L0 has written for it."""
         self._readable: dict[int, int] = {}
         self._writable: dict[int, int] = {}
         address = 0
@@ -92,10 +99,23 @@ class Ept01:
         frame = self._readable.get(number)
         return frame if frame is not None else self._remember(self._readable, number, R)
 
-    def writable_frame(self, number: int) -> int | None:
-        """Return the host-physical frame that L1 can write as its page ``number``."""
+    def writable_frame(self, number: int, *, for_l0: bool = False) -> int | None:
+        """Return the host-physical frame that L1 can write as its page ``number``.
+
+        L1's write access may be withheld for a while; L0 writes for L1 all the same, and the write
+        is noted in ``written``, unless it is ``for_l0`` itself.
+        """
         frame = self._writable.get(number)
-        return frame if frame is not None else self._remember(self._writable, number, W)
+        if frame is None:
+            frame = self._remember(self._writable, number, W)
+        if frame is None and self._withheld:
+            page = Gpa1(number * PAGE_SIZE)
+            place = self.find(page)
+            if place is not None and place.entry & WITHHELD:
+                if not for_l0:
+                    self.written.add(page)
+                return place.page
+        return frame
 
     def _remember(self, table: dict[int, int], number: int, right: int) -> int | None:
         address = Gpa1(number * PAGE_SIZE)
@@ -153,7 +173,9 @@ class Ept01:
                 pending += self._parts(gpa, entry)
             elif _TYPE.get(entry.value) != kind:
                 self.table.set(gpa, entry.shift, _TYPE.put(entry.value, kind))
-        self._forget()
+        self._readable.clear()
+        self._writable.clear()
+        self.changed()
         return True
 
     def _parts(self, gpa: int, entry: Entry) -> list[tuple[int, Entry]]:
@@ -164,6 +186,26 @@ class Ept01:
             self.table.split(base, shift)
             parts.append((base, self.table.get(base)))
         return parts
+
+    # Withholding writes, for tables that a shadow follows; the caller invalidates
+
+    def withhold_writing(self, address: Gpa1) -> None:
+        """Let each write of L1 to one 4-KiB page exit."""
+        self._withheld.add(address)
+        entry = self._present(address)
+        if entry & W:
+            self._change(address, entry)
+
+    def give_writing_back(self, address: Gpa1) -> None:
+        """Let L1 write the page again."""
+        self._withheld.discard(address)
+        entry = self._present(address)
+        if entry & WITHHELD:
+            self._change(address, entry & ~WITHHELD | W)
+
+    def is_withheld(self, address: int) -> bool:
+        """Tell whether L1's writes to the page of ``address`` are withheld."""
+        return address & -PAGE_SIZE in self._withheld
 
     # Changes by the API; the caller invalidates
 
@@ -213,13 +255,27 @@ class Ept01:
             raise ValueError(f"{address:#x} is not the address of a page of L1's")
         if not self.table.get(address).value:
             self._fill(address)
+        if address in self._withheld and value & W:
+            value = value & ~W | WITHHELD
+        old = self.table.get(address)
+        was_present = old.is_present
         self.table.set(address, 12, value)
-        self._forget()
-
-    def _forget(self) -> None:
         self._readable.clear()
         self._writable.clear()
-        self.changed()
+        if was_present and _needs_invalidation(old, value, address):
+            self.changed()
+
+
+def _needs_invalidation(old: Entry, value: int, address: int) -> bool:
+    """Tell whether mappings made from ``old`` must go now that ``value`` maps ``address``.
+
+    SDM 3C, "Guidelines for Use of the INVEPT Instruction": rights that are only added need none,
+    and of entries that are not present nothing is cached.
+    """
+    if old.value & ~value & RWX:
+        return True
+    before = page_of(old.value, old.shift) + (address & (1 << old.shift) - 1)
+    return before != page_of(value, 12) or bool((old.value ^ value) & (_TYPE.mask | e.EPT_IPAT))
 
 
 def _nothing() -> None:

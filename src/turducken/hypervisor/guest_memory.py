@@ -1,8 +1,8 @@
 """L1's physical memory as L0 reads and writes it on L1's behalf: through EPT01, never around it.
 
 What EPT01 does not give L1 (L0's region, a PAL's pages) answers as an empty bus does: reads give
-all ones, writes are lost. So an L1 that names such an address in a table, a list or an operand gains
-nothing, and L0 needs no check at each use.
+all ones, writes are lost. So an L1 that names such an address in a table, a list or an operand
+gains nothing, and L0 needs no check at each use.
 """
 
 from turducken.address import PAGE_SHIFT, PAGE_SIZE, Gpa1
@@ -31,6 +31,15 @@ class GuestMemory:
         frame = self._ept01.writable_frame(address >> PAGE_SHIFT)
         if frame is not None:
             self._memory.store(frame + (address & _OFFSET), size, value)
+
+    def store_flags(self, address: int, entry: int) -> None:
+        """Write accessed and dirty flags into an entry of EPT12, as the processor does.
+
+        This is no change that anybody needs to follow.
+        """
+        frame = self._ept01.writable_frame(address >> PAGE_SHIFT, for_l0=True)
+        if frame is not None:
+            self._memory.store(frame + (address & _OFFSET), 8, entry)
 
     def read(self, address: int, length: int) -> bytes:
         """Return ``length`` bytes from Gpa1 ``address`` on."""

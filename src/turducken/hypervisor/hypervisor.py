@@ -8,12 +8,15 @@ from turducken.arch import msr
 from turducken.hypervisor import l1_exits, l2_exits
 from turducken.hypervisor.boot import BootRegisters
 from turducken.hypervisor.capabilities import CAPABILITY_MSRS, Offer
+from turducken.hypervisor.ept01 import W
 from turducken.hypervisor.events import Events
 from turducken.hypervisor.faults import Faults
 from turducken.hypervisor.frames import FrameAllocator
 from turducken.hypervisor.interprocessor import start_processor
+from turducken.hypervisor.memory_control import MemoryControl
 from turducken.hypervisor.mtrr import mtrr_numbers
 from turducken.hypervisor.shadow import ShadowPolicyName
+from turducken.hypervisor.table_watch import TableWatch
 from turducken.hypervisor.vcpu import Handling, Vcpu
 from turducken.hypervisor.vmx_unit import GuestVmxUnit
 from turducken.memory import PhysicalMemory
@@ -71,6 +74,9 @@ class Hypervisor:
         self.events = Events()
         self.vcpus: list[Vcpu] = []
         self.watched: set[int] = set()
+        self.control = MemoryControl(self)
+        """The API that changes EPT01."""
+        self.watch_tables = TableWatch(self)
         total = len(private) // PAGE_SIZE
         self.shadow_frames = shadow_frames or max(16, total // (2 * processors))
         self.host_root = self.frames.allocate()
@@ -158,7 +164,10 @@ class Hypervisor:
         return False
 
     def refuse_access(self, vcpu: Vcpu, gpa1: Gpa1, access: int) -> Handling:
-        """Offer an access that EPT01 does not allow to the hypapps, or refuse it."""
+        """Let L1 write a table that a shadow follows; offer other accesses to the hypapps."""
+        if vcpu.ept01.is_withheld(gpa1) and access & W:
+            vcpu.inject_again()
+            return self.watch_tables.release(vcpu, frozenset({Gpa1(gpa1 & -PAGE_SIZE)}))
         handling = self.app_violation(vcpu, gpa1, access)
         if handling is False:
             return l1_exits.refuse(vcpu)

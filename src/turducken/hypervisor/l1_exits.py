@@ -62,7 +62,6 @@ def on_init(vcpu: "Vcpu") -> "Handling":
 def on_sipi(vcpu: "Vcpu") -> "Handling":
     """A startup IPI for an L1 processor that waits for one."""
     boot.start_at(vcpu.vmcs01, vcpu.vmcs01.read(f.EXIT_QUALIFICATION))
-    vcpu.is_waiting_for_sipi = False
     return None
 
 

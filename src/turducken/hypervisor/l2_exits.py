@@ -12,6 +12,7 @@ from turducken.hypervisor.shadow.compose import (
     Filled,
     LogFull,
     Misconfigured12,
+    Unwatched,
 )
 from turducken.vmx import vmcs_fields as f
 from turducken.vmx.controls import Primary
@@ -160,6 +161,9 @@ def _on_ept_violation(vcpu: "Vcpu") -> "Handling":
         reflect(vcpu, R.EPT_MISCONFIGURATION, 0)
     elif isinstance(found, LogFull):
         reflect(vcpu, R.PML_FULL, 0)
+    elif isinstance(found, Unwatched):
+        _keep(vcpu)
+        return vcpu.system.watch_tables.watch(vcpu, found.tables)
     else:
         return _denied_by_ept01(vcpu, found, qualification)
     return None
@@ -174,6 +178,10 @@ def _as_l1_sees(qualification: int, allowed: int) -> int:
 
 def _denied_by_ept01(vcpu: "Vcpu", found: Denied01, qualification: int) -> "Handling":
     """A hypapp's affair; without one, L1 learns that its mapping leads nowhere."""
+    access = qualification & _ACCESS
+    if vcpu.ept01.is_withheld(found.gpa1) and access & _WRITE:
+        _keep(vcpu)
+        return vcpu.system.refuse_access(vcpu, found.gpa1, access)
     handling = vcpu.system.app_violation(vcpu, found.gpa1, qualification & _ACCESS)
     if handling is not False:
         if handling is None:

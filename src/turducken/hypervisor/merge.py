@@ -1,8 +1,8 @@
 """VMCS12 -> VMCS02, as one table that has a rule for every field of the VMCS.
 
-`RULES` says for each field where VMCS02's value comes from. `Merger` does what the table says: the
-fields that are copied lie in runs that are moved at once; the fields that are computed or translated
-are worked out again only when a control of VMCS12 has changed since.
+`RULES` says for each field where VMCS02's value comes from, and `turducken.hypervisor.nested` does
+what the table says: the fields that are copied lie in runs that are moved at once; those that are
+computed or translated are worked out again only when a control of VMCS12 has changed since.
 """
 
 from collections.abc import Callable, Iterable

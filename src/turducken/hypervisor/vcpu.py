@@ -38,6 +38,7 @@ from turducken.vmx.exit_information import (
     INTERRUPTION_VALID,
     NMI_UNBLOCKING,
     PENDING_DEBUG,
+    Activity,
     EventType,
     interruption,
 )
@@ -104,7 +105,6 @@ class Vcpu:
         self.in_l2 = False
         self.in_guest = False
         """The processor runs a guest at this moment, not L0."""
-        self.is_waiting_for_sipi = False
         self.init_pending = False
         self.is_stopped = False
         self.explained: dict[int, Explanation] = {}
@@ -167,6 +167,7 @@ class Vcpu:
             self.composer,
             self.invept,
             system.faults,
+            system.watch_tables,
         )
         self.shadow_parts = parts
         self.shadow = make_shadow(system.shadow_policy, parts)
@@ -193,7 +194,6 @@ class Vcpu:
             cr0 = boot.set_multiboot_state(vmcs, system.boot)
         else:
             cr0 = boot.set_waiting_state(vmcs)
-            self.is_waiting_for_sipi = True
         self._set_cr0_and_cr4(vmcs, cr0)
         return vmcs
 
@@ -278,7 +278,15 @@ class Vcpu:
                 handling = l1_handlers[reason](self)
             if handling is not None:
                 yield from handling
+            if self.ept01.written:
+                yield from self._release_written()
         self.processor.vmxoff()
+
+    def _release_written(self) -> Generator[Wait, None, None]:
+        """L0 has written pages for L1 that a shadow follows."""
+        pages = frozenset(self.ept01.written)
+        self.ept01.written.clear()
+        yield from self.system.watch_tables.release(self, pages)
 
     def _enter(self) -> None:
         if self.in_l2:
@@ -331,6 +339,17 @@ class Vcpu:
                 read(f.GUEST_RIP),
                 handler,
             )
+        )
+
+    @property
+    def runs_guest_code(self) -> bool:
+        """The processor may be using translations of a guest at this moment."""
+        if not self.in_guest:
+            return False
+        # In these states nothing is executed before the next VM exit, and NMIs do not end them.
+        return self.current.slots[f.GUEST_ACTIVITY.slot] not in (
+            Activity.SHUTDOWN,
+            Activity.WAIT_FOR_SIPI,
         )
 
     # VMCS shadowing: L1's VMREAD and VMWRITE reach VMCS12's fields without an exit
@@ -445,7 +464,6 @@ class Vcpu:
         for number, value in ((0, 0), (1, 0), (2, 0), (3, 0), (6, 0xFFFF_0FF0), (7, 0x400)):
             processor.dr[number] = value
         self.flush_vpid(self.vpids.own)
-        self.is_waiting_for_sipi = True
 
     # MSRs
 
@@ -464,7 +482,6 @@ class Vcpu:
             if not self.processor.wrmsr(index, value):
                 return False
             if self.ept01.follow_types(self.mtrrs.map()):
-                self._ept01_changed()
                 self.settle_ept01()
             return True
         if index == msr.IA32_APIC_BASE and (value & -4096) in self.system.frames.region:

@@ -7,8 +7,10 @@ are made, how long they stay and what drops them.
 from collections.abc import Callable
 
 from turducken.hypervisor.shadow.cached import CachedShadow
+from turducken.hypervisor.shadow.eager import EagerShadow
 from turducken.hypervisor.shadow.lazy import LazyShadow
 from turducken.hypervisor.shadow.policy import ShadowParts, ShadowPolicy, ShadowPolicyName
+from turducken.hypervisor.shadow.writeprotect import WriteProtectShadow
 
 __all__ = ["POLICIES", "ShadowPolicy", "ShadowPolicyName", "make_shadow"]
 
@@ -20,6 +22,8 @@ def make_shadow(name: ShadowPolicyName, parts: ShadowParts) -> ShadowPolicy:
     makers: dict[str, Callable[[ShadowParts], ShadowPolicy]] = {
         "lazy": LazyShadow,
         "cached": CachedShadow,
+        "eager": EagerShadow,
+        "writeprotect": WriteProtectShadow,
     }
     if name not in makers:
         raise ValueError(f"unknown shadow policy {name!r} (one of {', '.join(POLICIES)})")

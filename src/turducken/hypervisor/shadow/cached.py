@@ -13,13 +13,11 @@ from turducken.hypervisor.frames import OutOfFramesError
 from turducken.hypervisor.shadow.compose import Composition, Filled
 from turducken.hypervisor.shadow.policy import Root12, ShadowParts, eptp02
 
-_NONE: frozenset[Gpa1] = frozenset()
-
 
 class Shadow:
     """One EPT02 and the EPT12 that it stands for."""
 
-    __slots__ = ("eptp", "is_used", "root12", "table")
+    __slots__ = ("eptp", "is_used", "is_whole", "root12", "table", "tables")
 
     def __init__(self, table: EptTable, root12: Root12) -> None:
         self.table = table
@@ -27,6 +25,10 @@ class Shadow:
         self.eptp = eptp02(table, root12)
         self.is_used = False
         """The table has had entries since it was last invalidated."""
+        self.is_whole = False
+        """EPT12 has been translated whole (`eager`)."""
+        self.tables: set[Gpa1] = set()
+        """Pages of EPT12 that entries were made from (`writeprotect`)."""
 
 
 class CachedShadow:
@@ -120,6 +122,7 @@ class CachedShadow:
         self._parts.invept(shadow.eptp)
 
     def _empty(self, shadow: Shadow) -> None:
+        shadow.is_whole = False
         if not shadow.is_used:
             return
         shadow.table.clear()
@@ -152,8 +155,3 @@ class CachedShadow:
         """Return the EPT02 for this EPT12, if there is one."""
         shadow = self._shadows.get(root12)
         return shadow.table if shadow else None
-
-    @property
-    def watched(self) -> frozenset[Gpa1]:
-        """Nothing."""
-        return _NONE

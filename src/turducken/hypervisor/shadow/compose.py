@@ -57,7 +57,13 @@ class LogFull(NamedTuple):
     """The dirty flag cannot be logged: "page-modification log full" for L1."""
 
 
-Composition = Filled | Denied12 | Misconfigured12 | Denied01 | LogFull
+class Unwatched(NamedTuple):
+    """These pages of EPT12 must be watched first; then L2 tries again."""
+
+    tables: frozenset[Gpa1]
+
+
+Composition = Filled | Denied12 | Misconfigured12 | Denied01 | LogFull | Unwatched
 
 
 @dataclass(slots=True)
@@ -94,7 +100,8 @@ class Composer:
         execute_only: bool,
     ) -> None:
         self._ept01 = ept01
-        self._memory = memory
+        self.memory = memory
+        """L1's memory, where EPT12 is."""
         self._faults = faults
         self._sizes = sizes
         self._execute_only = execute_only
@@ -103,13 +110,13 @@ class Composer:
 
     def walk12(self, view: EptView, eptp12: int, gpa2: Gpa2) -> Walk:
         """Walk EPT12 for ``gpa2``."""
-        return walk(view.format, self._memory, eptp12, gpa2)
+        return walk(view.format, self.memory, eptp12, gpa2)
 
     def compose(self, view: EptView, eptp12: int, gpa2: Gpa2, access: int) -> Composition:
         """Return EPT02's entry for an ``access`` (its R, W and X) to ``gpa2``."""
         if gpa2 >> 48:
             return Denied12(0)
-        found = walk(view.format, self._memory, eptp12, gpa2)
+        found = walk(view.format, self.memory, eptp12, gpa2)
         if found.stop is Stop.MALFORMED:
             return self._malformed(found)
         if found.stop is not Stop.PAGE:
@@ -179,7 +186,7 @@ class Composer:
         for number, step in enumerate(found.steps):
             wanted = e.EPT_A | (e.EPT_D if dirty and number == last else 0)
             if step.entry & wanted != wanted:
-                self._memory.store(step.address, 8, step.entry | wanted)
+                self.memory.store_flags(step.address, step.entry | wanted)
                 if number == last:
                     leaf = step.entry | wanted
         return leaf
@@ -191,7 +198,7 @@ class Composer:
             return True
         if not 0 <= log.index < 512:
             return False
-        self._memory.store(log.address + 8 * log.index, 8, gpa2 & -4096)
+        self.memory.store(log.address + 8 * log.index, 8, gpa2 & -4096)
         log.index = (log.index - 1) & 0xFFFF
         return True
 

@@ -10,8 +10,6 @@ from turducken.hypervisor.frames import OutOfFramesError
 from turducken.hypervisor.shadow.compose import Composition, Filled
 from turducken.hypervisor.shadow.policy import Root12, ShadowParts, eptp02
 
-_NONE: frozenset[Gpa1] = frozenset()
-
 
 class LazyShadow:
     """See the module's text."""
@@ -86,8 +84,3 @@ class LazyShadow:
     def table_of(self, root12: Root12) -> EptTable | None:
         """Return the table if it stands for this EPT12."""
         return self._table if root12 == self._root12 else None
-
-    @property
-    def watched(self) -> frozenset[Gpa1]:
-        """Nothing."""
-        return _NONE

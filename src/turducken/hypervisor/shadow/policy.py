@@ -30,6 +30,16 @@ class Root12(NamedTuple):
         return self.eptp & e.EP4TA_MASK
 
 
+class Watched(Protocol):
+    """Pages of EPT12 that L1 cannot write without `ShadowPolicy.tables_changed` (Gpa1)."""
+
+    pages: set[Gpa1]
+    is_exhausted: bool
+    """No more pages can be watched."""
+    has_aliases: bool
+    """A watched page may be written under another address."""
+
+
 @dataclass(slots=True)
 class ShadowStatistics:
     """What a policy did."""
@@ -55,6 +65,7 @@ class ShadowParts:
     invept: Callable[[int], None]
     """Invalidate what the processor holds for an EPTP (single-context INVEPT)."""
     faults: Faults
+    watched: "Watched"
     statistics: ShadowStatistics = field(default_factory=ShadowStatistics)
 
 
@@ -80,14 +91,10 @@ class ShadowPolicy(Protocol):
         """EPT01 has taken something away, or given it another place or type."""
 
     def tables_changed(self, pages: frozenset[Gpa1]) -> None:
-        """Somebody is about to write these pages of EPT12 (where the policy watches them)."""
+        """Somebody is about to write these pages of EPT12, which the policy had watched."""
 
     def table_of(self, root12: Root12) -> EptTable | None:
         """Return the EPT02 that stands for an EPT12 at the moment, for tools."""
-
-    @property
-    def watched(self) -> frozenset[Gpa1]:
-        """Pages of EPT12 that must not be written without `tables_changed` (policy's choice)."""
 
 
 def eptp02(table: EptTable, root12: Root12) -> int:

@@ -1,0 +1,60 @@
+"""The `writeprotect` policy: EPT12's pages are read-only for L1, and changes are followed at once.
+
+Before anything is translated through a page of EPT12, L1's write access to it is withheld on every
+processor (`turducken.hypervisor.table_watch`). A write then exits; every EPT02 that was made
+through the page is emptied, and L1 gets its write access back until the page is used again. Nothing
+waits for INVEPT, which has nothing left to do.
+"""
+
+from turducken.address import Gpa1, Gpa2
+from turducken.hypervisor.shadow.cached import CachedShadow, Shadow
+from turducken.hypervisor.shadow.compose import Composition, Filled, Unwatched
+from turducken.hypervisor.shadow.policy import ShadowParts
+from turducken.paging.walker import Stop
+
+
+class WriteProtectShadow(CachedShadow):
+    """See the module's text."""
+
+    name = "writeprotect"
+
+    def __init__(self, parts: ShadowParts) -> None:
+        super().__init__(parts)
+        self._watched = parts.watched
+
+    def fill(self, gpa2: Gpa2, access: int) -> Composition:
+        """Compose one leaf, once the pages that it comes from are watched."""
+        current = self._current
+        assert current is not None
+        root12 = current.root12
+        if gpa2 >> 48 == 0:
+            found12 = self._parts.composer.walk12(root12.view, root12.eptp, gpa2)
+            if found12.stop is Stop.PAGE:
+                tables = frozenset(Gpa1(step.address & -4096) for step in found12.steps)
+                if not tables <= self._watched.pages and not self._watched.is_exhausted:
+                    return Unwatched(tables)
+        found = self._parts.composer.compose(root12.view, root12.eptp, gpa2, access)
+        if isinstance(found, Filled):
+            current.tables.update(found.tables)
+            self.put(current, found)
+        return found
+
+    def leave(self) -> None:
+        """Keep what is watched; where watching is no longer possible, keep nothing."""
+        if self._watched.is_exhausted:
+            self.ept01_changed()
+
+    def invept(self, ep4ta: int | None) -> None:
+        """All changes have been followed already, but those made through an alias of a page."""
+        if self._watched.has_aliases:
+            super().invept(ep4ta)
+
+    def tables_changed(self, pages: frozenset[Gpa1]) -> None:
+        """Empty every EPT02 that was made through one of the pages."""
+        for shadow in self._shadows.values():
+            if not shadow.tables.isdisjoint(pages):
+                self._empty(shadow)
+
+    def _empty(self, shadow: Shadow) -> None:
+        super()._empty(shadow)
+        shadow.tables.clear()
