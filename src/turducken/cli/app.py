@@ -14,13 +14,14 @@ EXAMPLES = """\
    turducken run                          the shipped guest hypervisor, tested from inside
    turducken run lhv-i386-pae --cpus 2    another of the shipped images, two processors
    turducken run my-hypervisor.elf --cmdline "console=com1" --until "all tests passed"
+   turducken compare lhv-amd64            bare and nested: is there a difference?
    turducken pt walk DUMP 0x1234000 --via ept12=0x8bb4000
                                           every entry on an address's way
    turducken images                       what is shipped
    turducken COMMAND --help               the options of a command, and more examples
 """
 
-LATER = {"pt": "turducken.cli.pt"}
+LATER = {"compare": "turducken.cli.compare", "pt": "turducken.cli.pt"}
 
 app = typer.Typer(
     name="turducken",

@@ -1,21 +1,17 @@
 """``turducken run``: run an image, show what it does, and say how it ended."""
 
-import signal
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from types import FrameType
+from collections.abc import Callable
+from contextlib import ExitStack
 from typing import IO, Annotated
 
 import typer
 
 from turducken.cli import choices
-from turducken.cli.errors import InputError, Interrupted
+from turducken.cli.errors import InputError
+from turducken.cli.running import STDOUT, interruptible, output_file
 from turducken.cli.teaching import command_with
 from turducken.report import as_json
 from turducken.system import DEFAULT_IMAGE, DEFAULT_MODE, Result, Stops, System
-
-_STDOUT = "-"
 
 EXAMPLES = """\
  Examples
@@ -81,25 +77,22 @@ def run(
         image, mode, cpus, memory, cmdline, tuple(module), profile, tlb, shadow, seed, tuple(watch)
     )
     stops = choices.make_stops(until, fail_on, max_instructions)
-    if console == json == _STDOUT:
+    if console == json == STDOUT:
         raise InputError("--console - and --json -: standard output can take only one of them")
     options = chosen.resolve()
     with ExitStack() as files:
-        console_file = files.enter_context(_output("--console", console))
-        json_file = files.enter_context(_output("--json", json))
+        console_file = files.enter_context(output_file("--console", console))
+        json_file = files.enter_context(output_file("--json", json))
+        check = files.enter_context(interruptible())
         system = System(options)
         if console_file is not None:
             system.console.on_byte = _byte_writer(console_file)
-        shown = not quiet and _STDOUT not in (console, json)
-        result = _run_shown(system, stops) if shown else _run(system, stops, _nothing)
+        shown = not quiet and STDOUT not in (console, json)
+        result = _run_shown(system, stops, check) if shown else system.run(stops, check)
         if json_file is not None:
             text = as_json.dump(as_json.result_as_dict(system, result))
             json_file.write(text.encode())
         return result.exit_status
-
-
-def _nothing() -> None:
-    """Show nothing."""
 
 
 def _byte_writer(file: IO[bytes]) -> Callable[[int], None]:
@@ -111,61 +104,21 @@ def _byte_writer(file: IO[bytes]) -> Callable[[int], None]:
     return write
 
 
-@contextmanager
-def _output(option: str, where: str | None) -> Iterator[IO[bytes] | None]:
-    """Open what an option names for writing, before anything runs."""
-    if where is None:
-        yield None
-    elif where == _STDOUT:
-        yield sys.stdout.buffer
-        sys.stdout.buffer.flush()
-    else:
-        try:
-            file = open(where, "wb")  # noqa: SIM115 - closed below
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise InputError(f"{option} {where}: {reason}") from None
-        with file:
-            yield file
-
-
-def _run_shown(system: System, stops: Stops) -> Result:
+def _run_shown(system: System, stops: Stops, check: Callable[[], None]) -> Result:
     """Run with the console on standard output, and a live view where that is a terminal."""
-    from rich.console import Console as Terminal
-
     from turducken.report.live import LiveView
     from turducken.report.plain import PlainView
-    from turducken.report.summary import print_summary
+    from turducken.report.printing import make_terminal, print_plainly
+    from turducken.report.summary import summary
 
-    terminal = Terminal(highlight=False)
-    if terminal.is_terminal and not terminal.is_dumb_terminal:
-        with LiveView(terminal, system) as view:
-            result = _run(system, stops, view.turn)
-    else:
-        terminal = Terminal(highlight=False, width=100, file=sys.stdout)
-        with PlainView(system):
-            result = _run(system, stops, _nothing)
-    print_summary(terminal, system, result)
-    return result
-
-
-def _run(system: System, stops: Stops, on_turn: Callable[[], None]) -> Result:
-    """Run; the interrupt key ends the run between two turns, so that views are left in order."""
-    pressed = False
-
-    def press(_signal: int, _frame: FrameType | None) -> None:
-        nonlocal pressed
-        if pressed:
-            raise KeyboardInterrupt
-        pressed = True
+    terminal = make_terminal()
+    view = LiveView(terminal, system) if terminal.is_terminal else PlainView(system)
 
     def turn() -> None:
-        if pressed:
-            raise Interrupted
-        on_turn()
+        check()
+        view.turn()
 
-    before = signal.signal(signal.SIGINT, press)
-    try:
-        return system.run(stops, turn)
-    finally:
-        signal.signal(signal.SIGINT, before)
+    with view:
+        result = system.run(stops, turn)
+    print_plainly(summary(system, result), terminal)
+    return result

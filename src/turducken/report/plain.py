@@ -20,6 +20,9 @@ class PlainView:
         if self._system.console.unfinished:
             _line(self._system.console.unfinished)
 
+    def turn(self) -> None:
+        """There is nothing to draw."""
+
 
 def _line(line: str) -> None:
     sys.stdout.write(line + "\n")

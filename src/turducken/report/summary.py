@@ -2,7 +2,6 @@
 
 from rich import box
 from rich.columns import Columns
-from rich.console import Console as Terminal
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -14,17 +13,6 @@ from turducken.vmx.exit_reasons import name_of
 
 _LEAST_ROWS = 20
 _MOST_UNCLAIMED = 6
-
-
-def print_summary(terminal: Terminal, system: System, result: Result) -> None:
-    """Print the whole summary."""
-    if terminal.is_terminal:
-        terminal.print(summary(system, result))
-        return
-    with terminal.capture() as capture:
-        terminal.print(summary(system, result))
-    for line in capture.get().splitlines():
-        terminal.file.write(line.rstrip() + "\n")
 
 
 def summary(system: System, result: Result) -> RenderableType:

@@ -1,0 +1,129 @@
+"""One image twice, bare and nested: whether it behaves alike.
+
+What is compared is what L1 can see: what it writes to its console, and, on each processor, the
+sequence of its L2's VM exits with reason, exit qualification and L2's RIP. The bare machine has
+the processor that L0 shows L1 (`turducken.system.offered`): what L0 withholds is no difference.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import zip_longest
+
+from turducken.cpu.processor import Processor
+from turducken.hypervisor.events import Event, GivenToL1
+from turducken.system.assembly import Stops, System
+from turducken.system.offered import profile_of_l1
+from turducken.system.options import Mode, SystemOptions
+from turducken.system.result import Result
+
+
+@dataclass(frozen=True, slots=True)
+class SeenExit:
+    """A VM exit of L2 as L1 sees it; ``place`` is L2's RIP."""
+
+    reason: int
+    qualification: int
+    rip: int
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Where two runs part: ``bare`` and ``nested`` are None where that run has nothing more.
+
+    ``number`` counts lines of the console, or exits of the processor ``cpu``, from 1.
+    """
+
+    number: int
+    bare: str | SeenExit | None
+    nested: str | SeenExit | None
+    cpu: int | None = None
+
+
+@dataclass(slots=True)
+class Recorded:
+    """One of the two runs."""
+
+    result: Result
+    exits: list[list[SeenExit]]
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Both runs and the first difference of each kind."""
+
+    bare: Recorded
+    nested: Recorded
+    output: Difference | None
+    exits: Sequence[Difference] = field(default=())
+    """At most one for each processor."""
+
+    @property
+    def is_same(self) -> bool:
+        """Whether no difference was found."""
+        return self.output is None and not self.exits and self.has_same_end
+
+    @property
+    def has_same_end(self) -> bool:
+        """Whether both runs ended in the same way."""
+        bare, nested = self.bare.result, self.nested.result
+        return (bare.outcome, bare.code) == (nested.outcome, nested.code)
+
+
+def compare(
+    options: SystemOptions, stops: Stops, on_turn: Callable[[System], None] | None = None
+) -> Comparison:
+    """Run the image bare and nested, and compare; ``on_turn`` as in `System.run`."""
+    shown = profile_of_l1(options.profile, options.offer)
+    bare = _record(replace(options, mode=Mode.BARE, profile=shown), stops, on_turn)
+    nested = _record(replace(options, mode=Mode.NESTED), stops, on_turn)
+    lines = [one.result.console.split("\n") for one in (bare, nested)]
+    found = (
+        _first_difference(both[0], both[1], cpu)
+        for cpu, both in enumerate(zip(bare.exits, nested.exits, strict=True))
+    )
+    return Comparison(
+        bare,
+        nested,
+        _first_difference(lines[0], lines[1]),
+        tuple(one for one in found if one is not None),
+    )
+
+
+def _record(
+    options: SystemOptions, stops: Stops, on_turn: Callable[[System], None] | None
+) -> Recorded:
+    system = System(options)
+    exits: list[list[SeenExit]] = [[] for _ in range(options.cpus)]
+    if system.hypervisor is not None:
+        system.hypervisor.events.subscribers.append(lambda event: _note_event(exits, event))
+    else:
+        for processor in system.machine.processors:
+            processor.on_event = lambda *told: _note_exit(exits, *told)
+    result = system.run(stops, None if on_turn is None else lambda: on_turn(system))
+    return Recorded(result, exits)
+
+
+def _note_exit(
+    exits: list[list[SeenExit]], name: str, processor: Processor, data: tuple[object, ...]
+) -> None:
+    if name != "vm-exit":
+        return
+    reason, qualification = data
+    assert isinstance(reason, int)
+    assert isinstance(qualification, int)
+    exits[processor.index].append(SeenExit(reason, qualification, processor.state.rip))
+
+
+def _note_event(exits: list[list[SeenExit]], event: Event) -> None:
+    if isinstance(event, GivenToL1):
+        seen = SeenExit(event.reason, event.qualification, event.rip)
+        exits[event.processor].append(seen)
+
+
+def _first_difference(
+    bare: Sequence[str | SeenExit], nested: Sequence[str | SeenExit], cpu: int | None = None
+) -> Difference | None:
+    for number, (one, other) in enumerate(zip_longest(bare, nested), 1):
+        if one != other:
+            return Difference(number, one, other, cpu)
+    return None
