@@ -98,19 +98,10 @@ def check_suitable(capabilities: Capabilities) -> None:
 
 _NOT_HONOURED = {
     "pin": PinBased.PROCESS_POSTED_INTERRUPTS,
-    "secondary": (
-        Secondary.APIC_REGISTER_VIRTUALIZATION
-        | Secondary.VIRTUAL_INTERRUPT_DELIVERY
-        | Secondary.VMCS_SHADOWING
-        | Secondary.ENABLE_PML
-        | Secondary.EPT_VIOLATION_VE
-        | Secondary.ENABLE_VM_FUNCTIONS
-        | Secondary.MODE_BASED_EXECUTE
-        | Secondary.ENABLE_XSAVES
-    ),
+    "secondary": (Secondary.APIC_REGISTER_VIRTUALIZATION | Secondary.VIRTUAL_INTERRUPT_DELIVERY),
     "exit": Exit.CLEAR_BNDCFGS,
     "entry": Entry.LOAD_BNDCFGS | Entry.ENTRY_TO_SMM | Entry.DEACTIVATE_DUAL_MONITOR,
-    "ept_vpid": EPT_VPID_CAP.mask("ADVANCED_EXIT_INFORMATION"),
+    "ept_vpid": 0,
 }
 
 

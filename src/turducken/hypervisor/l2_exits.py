@@ -14,6 +14,8 @@ from turducken.hypervisor.shadow.compose import (
     Misconfigured12,
     Unwatched,
 )
+from turducken.hypervisor.virtualization_exception import convert_to_ve
+from turducken.hypervisor.vmx_instructions import field_encoding, finish
 from turducken.vmx import vmcs_fields as f
 from turducken.vmx.controls import Primary
 from turducken.vmx.exit_information import (
@@ -33,6 +35,8 @@ _ALLOWED = EPT_QUALIFICATION.mask("READABLE", "WRITABLE", "EXECUTABLE", "USER_EX
 _RWX = 7
 _ALLOWED_SHIFT = EPT_QUALIFICATION["READABLE"].low
 _USER_EXECUTE = 1 << 10
+_ALL_RIGHTS = _RWX | _USER_EXECUTE
+_NMI_UNBLOCKING = EPT_QUALIFICATION.mask("NMI_UNBLOCKING")
 _USER_EXECUTABLE = EPT_QUALIFICATION.mask("USER_EXECUTABLE")
 _LOW = 0xFFFF_FFFF
 _RCX = 1
@@ -60,8 +64,7 @@ def on_exit(vcpu: "Vcpu") -> "Handling":
 
 def reflect(vcpu: "Vcpu", reason: int, qualification: int) -> None:
     """Give the exit to L1."""
-    counts = vcpu.statistics.reflected
-    counts[reason] = counts.get(reason, 0) + 1
+    vcpu.count_reflected(reason)
     if vcpu.events.subscribers:
         vcpu.publish_exit(2, "L1")
     vcpu.nested.exit_to_l1(reason, qualification)
@@ -133,6 +136,39 @@ def _on_wrmsr(vcpu: "Vcpu") -> "Handling":
     return on_wrmsr(vcpu)
 
 
+# VM functions and VMCS shadowing, which L0 emulates where the processor does not do it
+
+
+def _on_vmfunc(vcpu: "Vcpu") -> "Handling":
+    """EPTP switching; any other function, and a bad EPTP, is L1's."""
+    gpr = vcpu.processor.gpr
+    found = vcpu.unit.vmfunc(gpr[0] & _LOW, gpr[_RCX] & _LOW)
+    if isinstance(found, int):
+        _keep(vcpu)
+        vcpu.nested.switch_ept12(found)
+        vcpu.skip()
+    else:
+        reflect(vcpu, R.VMFUNC, 0)
+    return None
+
+
+def _on_field_access(vcpu: "Vcpu") -> "Handling":
+    """VMREAD or VMWRITE of L2: L1's, or of a field that L1 does not have."""
+    reason = vcpu.current.slots[f.EXIT_REASON.slot]
+    is_write = reason == R.VMWRITE
+    encoding = field_encoding(vcpu)
+    if vcpu.unit.shadow_access_exits(encoding, is_write=is_write):
+        reflect(vcpu, reason, vcpu.current.slots[f.EXIT_QUALIFICATION.slot])
+        return None
+    _keep(vcpu)
+    unit = vcpu.unit
+    result = unit.shadow_vmwrite(encoding, 0) if is_write else unit.shadow_vmread(encoding)
+    # The processor would have done it itself if the field existed for L1.
+    assert not isinstance(result, int)
+    finish(vcpu, result)
+    return None
+
+
 # EPT
 
 
@@ -145,7 +181,11 @@ def _on_ept_violation(vcpu: "Vcpu") -> "Handling":
     gpa2 = Gpa2(slots[f.GUEST_PHYSICAL_ADDRESS.slot])
     if context.root12 is None:
         return _without_ept12(vcpu, gpa2, qualification)
+    before = _leaf02(vcpu, gpa2) if context.root12.view.features.mode_based_execute else None
     found = vcpu.shadow.fill(gpa2, qualification & _ACCESS)
+    if before is not None and isinstance(found, Filled) and found.entry == before:
+        # The leaf was there: it is the page's being user or supervisor mode that is refused.
+        found = Denied12(before & _ALL_RIGHTS)
     if isinstance(found, Filled):
         if vcpu.system.watched:
             vcpu.note_fill(gpa2)
@@ -156,17 +196,28 @@ def _on_ept_violation(vcpu: "Vcpu") -> "Handling":
         _keep(vcpu)
         return None
     if isinstance(found, Denied12):
-        reflect(vcpu, R.EPT_VIOLATION, _as_l1_sees(qualification, found.allowed))
+        qualification = _as_l1_sees(qualification, found.allowed)
+        if found.suppresses_ve or not convert_to_ve(vcpu, qualification):
+            reflect(vcpu, R.EPT_VIOLATION, qualification)
     elif isinstance(found, Misconfigured12):
         reflect(vcpu, R.EPT_MISCONFIGURATION, 0)
     elif isinstance(found, LogFull):
-        reflect(vcpu, R.PML_FULL, 0)
+        reflect(vcpu, R.PML_FULL, qualification & _NMI_UNBLOCKING)
     elif isinstance(found, Unwatched):
         _keep(vcpu)
         return vcpu.system.watch_tables.watch(vcpu, found.tables)
     else:
         return _denied_by_ept01(vcpu, found, qualification)
     return None
+
+
+def _leaf02(vcpu: "Vcpu", gpa2: Gpa2) -> int | None:
+    """Return the leaf that EPT02 has for an address, if it has one."""
+    context = vcpu.nested.current
+    assert context is not None
+    assert context.root12 is not None
+    table = vcpu.shadow.table_of(context.root12)
+    return table.get(gpa2).value or None if table is not None else None
 
 
 def _as_l1_sees(qualification: int, allowed: int) -> int:
@@ -213,6 +264,9 @@ _ROUTES: "dict[int, Callable[[Vcpu], Handling]]" = {
     R.NMI_WINDOW: _on_nmi_window,
     R.RDMSR: _on_rdmsr,
     R.WRMSR: _on_wrmsr,
+    R.VMFUNC: _on_vmfunc,
+    R.VMREAD: _on_field_access,
+    R.VMWRITE: _on_field_access,
     R.EPT_VIOLATION: _on_ept_violation,
     R.EPT_MISCONFIGURATION: _on_ept_misconfiguration,
 }

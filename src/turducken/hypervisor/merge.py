@@ -71,8 +71,8 @@ _EXCEPTIONS: dict[VmcsField, Rule] = {
     f.EPTP_LIST_ADDRESS: Rule(_O, "likewise"),
     f.PML_ADDRESS: Rule(_O, "L0 logs when it sets a dirty flag in EPT12"),
     f.VE_INFORMATION_ADDRESS: Rule(_O, "L0 turns violations into #VE"),
-    f.VMREAD_BITMAP: Rule(_O, "L2's VMREAD exits"),
-    f.VMWRITE_BITMAP: Rule(_O, "L2's VMWRITE exits"),
+    f.VMREAD_BITMAP: Rule(How.COMPUTED, "a page of L0's: L1's, and what L1 does not have"),
+    f.VMWRITE_BITMAP: Rule(How.COMPUTED, "likewise"),
     f.POSTED_INTERRUPT_VECTOR: Rule(_O, "not offered"),
     f.POSTED_INTERRUPT_DESCRIPTOR: Rule(_O, "not offered"),
     # Guest state that depends on L1's VM-entry controls
@@ -80,7 +80,7 @@ _EXCEPTIONS: dict[VmcsField, Rule] = {
     f.GUEST_DEBUGCTL: Rule(How.CARRIED, "likewise"),
     f.GUEST_PAT: Rule(How.CARRIED, "L1's own unless VMCS12 loads IA32_PAT"),
     f.GUEST_EFER: Rule(How.CARRIED, "L1's own unless VMCS12 loads IA32_EFER"),
-    f.VMCS_LINK_POINTER: Rule(How.CARRIED, "none"),
+    f.VMCS_LINK_POINTER: Rule(How.CARRIED, "L1's shadow VMCS for its L2, translated, or none"),
     f.GUEST_INTERRUPTIBILITY: Rule(How.CARRIED, "with virtual NMIs, an NMI finds no blocking"),
     **{one: Rule(How.CARRIED, "read at L2's CR3 where L2 has no EPT") for one in f.GUEST_PDPTES},
 }
@@ -135,7 +135,7 @@ EXIT_OWN = (
 )
 _EXIT_OF_L1 = Exit.ACKNOWLEDGE_INTERRUPT_ON_EXIT
 ENTRY_OWN = Entry.LOAD_EFER | Entry.LOAD_PAT | Entry.LOAD_DEBUG_CONTROLS
-_NOT_IN_02 = Secondary.VMCS_SHADOWING | Secondary.ENABLE_PML | Secondary.EPT_VIOLATION_VE
+_NOT_IN_02 = Secondary.ENABLE_PML | Secondary.EPT_VIOLATION_VE
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +187,8 @@ class Pages02:
     msr_bitmaps: int
     entry_msrs: int
     exit_msrs: int
+    vmread_bitmap: int
+    vmwrite_bitmap: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,6 +235,8 @@ def merge_controls(
     vmcs02.write(f.MSR_BITMAPS, pages.msr_bitmaps)
     vmcs02.write(f.ENTRY_MSR_LOAD_ADDRESS, pages.entry_msrs)
     vmcs02.write(f.EXIT_MSR_STORE_ADDRESS, pages.exit_msrs)
+    vmcs02.write(f.VMREAD_BITMAP, pages.vmread_bitmap)
+    vmcs02.write(f.VMWRITE_BITMAP, pages.vmwrite_bitmap)
 
 
 _TRANSLATED = (

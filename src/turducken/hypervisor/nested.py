@@ -136,10 +136,13 @@ class Nested:
             frame(),
             self._frames.allocate_run(_MSR_LIST_FRAMES),
             self._frames.allocate_run(_MSR_LIST_FRAMES),
+            frame(),
+            frame(),
         )
         self._ones = frame()
         self._memory.write(self._ones, _ALL_ONES)
         self._merged_bitmap = b""
+        self._missing: dict[bool, int] = {}
         self.lists = MsrLists(vcpu, self._pages)
         real = vcpu.capabilities
         self._adjust = Adjust(
@@ -281,10 +284,18 @@ class Nested:
         context.root12 = None
         if controls.uses_ept:
             eptp12 = vmcs12.read(f.EPTP)
-            view = self._views[
-                bool(eptp12 & e.EPTP_AD), controls.has_secondary(Secondary.MODE_BASED_EXECUTE)
-            ]
-            context.root12 = Root12(eptp12, view)
+            context.root12 = self._root12(controls, eptp12)
+
+    def _root12(self, controls: Controls12, eptp12: int) -> Root12:
+        mode_based = controls.has_secondary(Secondary.MODE_BASED_EXECUTE)
+        return Root12(eptp12, self._views[bool(eptp12 & e.EPTP_AD), mode_based])
+
+    def switch_ept12(self, eptp12: int) -> None:
+        """L2 has switched to another EPT12 by VMFUNC, and goes on."""
+        context = self.current
+        assert context is not None
+        context.root12 = self._root12(context.controls, eptp12)
+        context.vmcs02.slots[f.EPTP.slot] = self._vcpu.shadow.enter(context.root12)
 
     def _translate(self, address: int) -> int:
         """Return the host-physical page of L1's page ``address``; all ones where L1 has none."""
@@ -298,6 +309,7 @@ class Nested:
             for one in f.IO_BITMAP_A, f.IO_BITMAP_B, f.VIRTUAL_APIC_ADDRESS, f.APIC_ACCESS_ADDRESS:
                 if context.vmcs02.read(one):
                     context.vmcs02.write(one, self._translate(context.vmcs12.read(one)))
+            context.vmcs02.write(f.VMCS_LINK_POINTER, self._link(context))
             context.generation = self.generation
 
     def _load_guest(self, context: Context) -> None:
@@ -307,7 +319,7 @@ class Nested:
             vmcs02.unpack(run, vmcs12.pack(run))
         vmcs02.unpack(f.GUEST_SLOTS, vmcs12.pack(f.GUEST_SLOTS))
         slots, own = vmcs02.slots, self._vcpu.vmcs01.slots
-        slots[f.VMCS_LINK_POINTER.slot] = NO_LINK
+        slots[f.VMCS_LINK_POINTER.slot] = self._link(context)
         entry = context.controls.entry
         # "IA-32e mode guest" follows EFER.LMA at each exit of VMCS02; at an entry it is L1's.
         slots[f.ENTRY_CONTROLS.slot] = self._adjust.entry(entry | ENTRY_OWN)
@@ -330,6 +342,32 @@ class Nested:
             self._vcpu.composer.log = self._log_of(context)
         if context.controls.primary & Primary.USE_MSR_BITMAPS:
             self._merge_bitmap(context)
+
+    def _link(self, context: Context) -> int:
+        """L1 lets its L2 use VMCS shadowing: the shadow VMCS in L1's memory, and the bitmaps."""
+        if not context.controls.has_secondary(Secondary.VMCS_SHADOWING):
+            return NO_LINK
+        vmcs12, pages = context.vmcs12, self._pages
+        for field, page, write in (
+            (f.VMREAD_BITMAP, pages.vmread_bitmap, False),
+            (f.VMWRITE_BITMAP, pages.vmwrite_bitmap, True),
+        ):
+            theirs = self._vcpu.memory.read(vmcs12.read(field), PAGE_SIZE)
+            both = int.from_bytes(theirs, "little") | self._missing_fields(write=write)
+            self._memory.write(page, both.to_bytes(PAGE_SIZE, "little"))
+        link = vmcs12.read(f.VMCS_LINK_POINTER)
+        return NO_LINK if link == NO_LINK else self._translate(link)
+
+    def _missing_fields(self, *, write: bool) -> int:
+        """Return a bitmap of the encodings that the processor has, but L1 is not offered."""
+        known = self._missing.get(write)
+        if known is None:
+            known = 0
+            for encoding in self._vcpu.capabilities.accesses:
+                if not self._vcpu.unit.can_access(encoding, write=write):
+                    known |= 1 << encoding
+            self._missing[write] = known
+        return known
 
     def _log_of(self, context: Context) -> Log12 | None:
         if not context.controls.has_secondary(Secondary.ENABLE_PML):

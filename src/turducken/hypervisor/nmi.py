@@ -96,10 +96,8 @@ class NmiRelay:
         slots = vcpu.current.slots
         slots[f.EXIT_INTERRUPTION_INFORMATION.slot] = _NMI
         slots[f.IDT_VECTORING_INFORMATION.slot] = 0
-        counts = vcpu.statistics.reflected
-        reason = ExitReason.EXCEPTION_OR_NMI
-        counts[reason] = counts.get(reason, 0) + 1
-        vcpu.nested.exit_to_l1(reason, 0)
+        vcpu.count_reflected(ExitReason.EXCEPTION_OR_NMI)
+        vcpu.nested.exit_to_l1(ExitReason.EXCEPTION_OR_NMI, 0)
 
     def _set_window(self, *, wanted: bool) -> None:
         """Ask for an exit when NMIs are no longer blocked, or stop asking."""

@@ -327,6 +327,11 @@ class Vcpu:
         self.current = vmcs
         self.processor.vmptrld(Hpa(vmcs.region))
 
+    def count_reflected(self, reason: int) -> None:
+        """Count an exit that L1 gets."""
+        counts = self.statistics.reflected
+        counts[reason] = counts.get(reason, 0) + 1
+
     def publish_exit(self, level: int, handler: Handler) -> None:
         """Tell subscribers of the exit that has just happened."""
         read = self.current.read

@@ -83,9 +83,9 @@ def _passes(vcpu: "Vcpu", instruction: Instruction) -> bool:
     return False
 
 
-def _finish(vcpu: "Vcpu", result: VmResult) -> None:
-    """Report ``result`` in the flags and complete the instruction."""
-    slots = vcpu.vmcs01.slots
+def finish(vcpu: "Vcpu", result: VmResult) -> None:
+    """Report ``result`` in the flags and complete the guest's instruction."""
+    slots = vcpu.current.slots
     flags = slots[f.GUEST_RFLAGS.slot]
     slots[f.GUEST_RFLAGS.slot] = flags & ~_ARITHMETIC | _FLAGS[result.status]
     vcpu.skip()
@@ -143,7 +143,7 @@ def _with_pointer(
         if data is not None:
             result = execute(vcpu, int.from_bytes(data, "little"))
             vcpu.follow_vmcs12()
-            _finish(vcpu, result)
+            finish(vcpu, result)
         return None
 
     return handler
@@ -163,7 +163,7 @@ def on_vmxon(vcpu: "Vcpu") -> "Handling":
         return None
     if vcpu.unit.in_operation:
         # It fails without looking at its operand.
-        _finish(vcpu, vcpu.unit.vmxon(0))
+        finish(vcpu, vcpu.unit.vmxon(0))
         return None
     data = _read(vcpu, 8)
     if data is None:
@@ -172,7 +172,7 @@ def on_vmxon(vcpu: "Vcpu") -> "Handling":
     if result.status is VmStatus.SUCCEED:
         vcpu.own_fixed_bits(all_of_them=True)
         vcpu.follow_vmcs12()
-    _finish(vcpu, result)
+    finish(vcpu, result)
     return None
 
 
@@ -180,7 +180,7 @@ def on_vmxoff(vcpu: "Vcpu") -> "Handling":
     """VMXOFF; an INIT that was blocked takes effect."""
     if not _passes(vcpu, Instruction.VMXOFF):
         return None
-    _finish(vcpu, vcpu.unit.vmxoff())
+    finish(vcpu, vcpu.unit.vmxoff())
     vcpu.own_fixed_bits(all_of_them=False)
     vcpu.follow_vmcs12()
     if vcpu.init_pending:
@@ -194,16 +194,18 @@ def on_vmptrst(vcpu: "Vcpu") -> "Handling":
     if _passes(vcpu, Instruction.VMPTRST) and _write(
         vcpu, vcpu.unit.vmptrst().to_bytes(8, "little")
     ):
-        _finish(vcpu, SUCCEED)
+        finish(vcpu, SUCCEED)
     return None
 
 
 # Fields
 
 
-def _encoding(vcpu: "Vcpu", information: int) -> int:
-    value = read_gpr(vcpu.processor, vcpu.vmcs01, _REG2.get(information))
-    return value if is_64bit_mode(vcpu.vmcs01) else value & _LOW
+def field_encoding(vcpu: "Vcpu") -> int:
+    """Return the encoding that the guest's VMREAD or VMWRITE names."""
+    information = vcpu.current.read(f.EXIT_INSTRUCTION_INFORMATION)
+    value = read_gpr(vcpu.processor, vcpu.current, _REG2.get(information))
+    return value if is_64bit_mode(vcpu.current) else value & _LOW
 
 
 def on_vmread(vcpu: "Vcpu") -> "Handling":
@@ -212,9 +214,9 @@ def on_vmread(vcpu: "Vcpu") -> "Handling":
         return None
     vmcs = vcpu.vmcs01
     information = vmcs.read(f.EXIT_INSTRUCTION_INFORMATION)
-    value = vcpu.unit.vmread(_encoding(vcpu, information))
+    value = vcpu.unit.vmread(field_encoding(vcpu))
     if not isinstance(value, int):
-        _finish(vcpu, value)
+        finish(vcpu, value)
         return None
     is_64bit = is_64bit_mode(vmcs)
     if not is_64bit:
@@ -223,7 +225,7 @@ def on_vmread(vcpu: "Vcpu") -> "Handling":
         write_gpr(vcpu.processor, vmcs, _REG1.get(information), value)
     elif not _write(vcpu, value.to_bytes(8 if is_64bit else 4, "little")):
         return None
-    _finish(vcpu, SUCCEED)
+    finish(vcpu, SUCCEED)
     return None
 
 
@@ -242,7 +244,7 @@ def on_vmwrite(vcpu: "Vcpu") -> "Handling":
         if data is None:
             return None
         value = int.from_bytes(data, "little")
-    _finish(vcpu, vcpu.unit.vmwrite(_encoding(vcpu, information), value))
+    finish(vcpu, vcpu.unit.vmwrite(field_encoding(vcpu), value))
     return None
 
 
@@ -254,7 +256,7 @@ def on_vmlaunch(vcpu: "Vcpu") -> "Handling":
     if _passes(vcpu, Instruction.VMLAUNCH):
         refused = vcpu.nested.enter(is_launch=True)
         if refused is not None:
-            _finish(vcpu, refused)
+            finish(vcpu, refused)
     return None
 
 
@@ -263,7 +265,7 @@ def on_vmresume(vcpu: "Vcpu") -> "Handling":
     if _passes(vcpu, Instruction.VMRESUME):
         refused = vcpu.nested.enter(is_launch=False)
         if refused is not None:
-            _finish(vcpu, refused)
+            finish(vcpu, refused)
     return None
 
 
@@ -273,7 +275,7 @@ def on_vmcall(vcpu: "Vcpu") -> "Handling":
     if handling is not False:
         return handling
     if _passes(vcpu, Instruction.VMCALL):
-        _finish(vcpu, vcpu.unit.vmcall_in_root())
+        finish(vcpu, vcpu.unit.vmcall_in_root())
     return None
 
 
@@ -290,7 +292,7 @@ def on_invept(vcpu: "Vcpu") -> "Handling":
     result = vcpu.unit.check_invept(kind, eptp, upper)
     if result.status is VmStatus.SUCCEED:
         _invalidate_ept(vcpu, kind, eptp)
-    _finish(vcpu, result)
+    finish(vcpu, result)
     return None
 
 
@@ -315,12 +317,12 @@ def on_invvpid(vcpu: "Vcpu") -> "Handling":
         return None
     faults = vcpu.system.faults
     if faults.canonical_lower_half_only and address >> 47:
-        _finish(vcpu, vcpu.unit.fail(28))
+        finish(vcpu, vcpu.unit.fail(28))
         return None
     result = vcpu.unit.check_invvpid(kind, descriptor, address)
     if result.status is VmStatus.SUCCEED:
         _invalidate_vpid(vcpu, kind, descriptor, address)
-    _finish(vcpu, result)
+    finish(vcpu, result)
     return None
 
 

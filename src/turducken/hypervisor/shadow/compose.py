@@ -23,6 +23,7 @@ READ, WRITE, EXECUTE = (e.EPT_PTE.mask(one) for one in "RWX")
 _RWX = READ | WRITE | EXECUTE
 _TYPE_BITS = e.EPT_PTE.mask("MT", "IPAT")
 _TYPE = e.EPT_MEMORY_TYPE
+_SUPPRESS_VE = e.EPT_PTE.mask("SVE")
 
 
 class Filled(NamedTuple):
@@ -40,6 +41,8 @@ class Denied12(NamedTuple):
     """EPT12 does not allow the access: an EPT violation for L1; ``allowed`` are its rights."""
 
     allowed: int
+    suppresses_ve: bool = True
+    """Bit 63 of the entry that decided."""
 
 
 class Misconfigured12(NamedTuple):
@@ -120,14 +123,14 @@ class Composer:
         if found.stop is Stop.MALFORMED:
             return self._malformed(found)
         if found.stop is not Stop.PAGE:
-            return Denied12(0)
+            return Denied12(0, bool(found.leaf & _SUPPRESS_VE))
         all_of = found.all_of
         if self._faults.leaf_permissions_only:
             all_of = found.leaf
         if access & ~all_of & _RWX and not (
             view.features.mode_based_execute and access == EXECUTE and all_of & USER_EXECUTE
         ):
-            return Denied12(all_of & (_RWX | USER_EXECUTE))
+            return Denied12(all_of & (_RWX | USER_EXECUTE), bool(found.leaf & _SUPPRESS_VE))
         gpa1 = Gpa1(found.output(gpa2))
         place = self._ept01.find(gpa1)
         allowed = place.entry & _RWX if place is not None else 0

@@ -28,6 +28,8 @@ class LazyShadow:
     def enter(self, root12: Root12) -> int:
         """Use the empty table."""
         if root12 != self._root12:
+            if self._is_used:
+                self._drop()  # VMFUNC changes from one to the other without an exit to L1
             self._table = self._table_for(root12)
             self._root12 = root12
             self._eptp = eptp02(self._table, root12)

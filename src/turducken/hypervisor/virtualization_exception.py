@@ -1,0 +1,61 @@
+"""#VE: EPT violations that L1 lets its L2 handle. SDM 3C, "Virtualization Exceptions".
+
+The processor cannot do it for L2: what looks to it like a violation of EPT02 may be only a leaf
+that has not been filled in yet. So VMCS02 has the control off, and L0 converts what is left.
+"""
+
+from typing import TYPE_CHECKING
+
+from turducken.arch.exceptions import Vector
+from turducken.arch.registers import CR0
+from turducken.vmx import vmcs_fields as f
+from turducken.vmx.controls import Secondary
+from turducken.vmx.exit_information import (
+    INTERRUPTION_VALID,
+    EventType,
+    interruption,
+)
+from turducken.vmx.exit_reasons import ExitReason
+
+if TYPE_CHECKING:
+    from turducken.hypervisor.vcpu import Vcpu
+
+_PE = CR0.mask("PE")
+_BUSY = 0xFFFF_FFFF
+_BUSY_OFFSET, _QUALIFICATION, _LINEAR, _PHYSICAL, _INDEX = 4, 8, 16, 24, 32
+
+
+def convert_to_ve(vcpu: "Vcpu", qualification: int) -> bool:
+    """Turn the violation of EPT12 that has just happened into a #VE; False where L1 gets it.
+
+    SDM 3C, "Convertible EPT Violations": protected mode, not during event delivery, and the
+    information area is free. (Bit 63 of EPT12's entry has been looked at before.)
+    """
+    context = vcpu.nested.current
+    assert context is not None
+    if not context.controls.has_secondary(Secondary.EPT_VIOLATION_VE):
+        return False
+    slots, vmcs12 = context.vmcs02.slots, context.vmcs12
+    area = vmcs12.read(f.VE_INFORMATION_ADDRESS)
+    if (
+        not slots[f.GUEST_CR0.slot] & _PE
+        or slots[f.IDT_VECTORING_INFORMATION.slot] & INTERRUPTION_VALID
+        or vcpu.memory.load(area + _BUSY_OFFSET, 4)
+    ):
+        return False
+    store = vcpu.memory.store
+    store(area, 4, ExitReason.EPT_VIOLATION)
+    store(area + _BUSY_OFFSET, 4, _BUSY)
+    store(area + _QUALIFICATION, 8, qualification)
+    store(area + _LINEAR, 8, slots[f.GUEST_LINEAR_ADDRESS.slot])
+    store(area + _PHYSICAL, 8, slots[f.GUEST_PHYSICAL_ADDRESS.slot])
+    store(area + _INDEX, 2, vmcs12.read(f.EPTP_INDEX))
+    vcpu.nested.keep()
+    if vmcs12.read(f.EXCEPTION_BITMAP) >> Vector.VE & 1:
+        information = interruption(Vector.VE, EventType.HARDWARE_EXCEPTION)
+        slots[f.EXIT_INTERRUPTION_INFORMATION.slot] = information
+        vcpu.count_reflected(ExitReason.EXCEPTION_OR_NMI)
+        vcpu.nested.exit_to_l1(ExitReason.EXCEPTION_OR_NMI, 0)
+    else:
+        vcpu.inject(Vector.VE)
+    return True
