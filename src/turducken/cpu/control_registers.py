@@ -26,6 +26,8 @@ _PCIDE, _SMEP, _SMAP, _PKE, _VMXE = (
 )
 _SCE, _LME, _LMA, _NXE = (EFER.mask(one) for one in ("SCE", "LME", "LMA", "NXE"))
 _KEEP = CR3.mask("KEEP")
+_CR0_PAGING = CR0.mask("PG", "WP")
+_CR4_PAGING = CR4.mask("PSE", "PAE", "LA57", "SMEP", "SMAP", "PKE")
 CR0_WRITABLE = CR0.mask("PE", "MP", "EM", "TS", "ET", "NE", "WP", "AM", "NW", "CD", "PG")
 
 GENERAL_PROTECTION = exception(Vector.GP, 0)
@@ -41,7 +43,25 @@ def is_pae_paging(cr0: int, cr4: int, efer: int) -> bool:
 def sync_mmu(p: "Processor") -> None:
     """Make the MMU follow CR0, CR3, CR4, EFER and the VMX controls in force."""
     state = p.state
-    cr0, cr3, cr4, efer = state.cr0, state.cr3, state.cr4, state.efer
+    cr3, cr4 = state.cr3, state.cr4
+    key = (state.cr0 & _CR0_PAGING, cr4 & _CR4_PAGING, state.efer & (_LMA | _NXE))
+    known = p.paging_modes.get(key)
+    if known is None:
+        known = p.paging_modes[key] = _paging_mode(p, *key)
+    paging, mode = known
+    guest = p.guest
+    vpid, ept = (guest.vpid, guest.ept) if guest is not None else (0, None)
+    p.mmu.enable_globals(enabled=bool(cr4 & _PGE))
+    pcid = cr3 & 0xFFF if cr4 & _PCIDE else 0
+    p.mmu.configure(paging=paging, root=cr3, mode=mode, vpid=vpid, pcid=pcid, ept=ept)
+    p.mmu.apic_access_page = guest.apic_access_page if guest is not None else None
+    p.engine.is_stale = True
+
+
+def _paging_mode(
+    p: "Processor", cr0: int, cr4: int, efer: int
+) -> tuple[formats.BoundFormat | None, AccessMode]:
+    """Return the format of linear-address translation and what decides access rights."""
     nx = bool(efer & _NXE)
     paging = None
     if cr0 & _PG:
@@ -59,13 +79,7 @@ def sync_mmu(p: "Processor") -> None:
         nx=nx and bool(cr4 & _PAE),
         pke=bool(cr4 & _PKE and efer & _LMA),
     )
-    guest = p.guest
-    vpid, ept = (guest.vpid, guest.ept) if guest is not None else (0, None)
-    p.mmu.enable_globals(enabled=bool(cr4 & _PGE))
-    pcid = cr3 & 0xFFF if cr4 & _PCIDE else 0
-    p.mmu.configure(paging=paging, root=cr3, mode=mode, vpid=vpid, pcid=pcid, ept=ept)
-    p.mmu.apic_access_page = guest.apic_access_page if guest is not None else None
-    p.engine.is_stale = True
+    return paging, mode
 
 
 def _format(cr4: int, efer: int) -> formats.Format:

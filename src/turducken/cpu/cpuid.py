@@ -6,7 +6,9 @@ from turducken.vmx.profile import Profile
 Leaf = tuple[int, int, int, int]
 
 _MAX_BASIC, _MAX_EXTENDED = 0x16, 0x8000_0008
-_TSC_HZ = 1_000_000_000
+TSC_HERTZ = 1_000_000_000
+CRYSTAL_HERTZ = 25_000_000
+"""The core crystal clock, which the APIC timer counts: leaf 15H."""
 
 _ECX_1 = {
     "sse3": 0,
@@ -83,7 +85,7 @@ class Cpuid:
             0xA: lambda: (0, 0, 0, 0),
             0xB: lambda: self._topology(ecx),
             0xD: lambda: self._xsave(ecx, xcr0),
-            0x15: lambda: (1, 40, _TSC_HZ // 40, 0),
+            0x15: lambda: (1, TSC_HERTZ // CRYSTAL_HERTZ, CRYSTAL_HERTZ, 0),
             0x16: lambda: (1000, 1000, 100, 0),
             0x8000_0000: lambda: (_MAX_EXTENDED, 0, 0, 0),
             0x8000_0001: self._extended,

@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator
 from collections.abc import Mapping as Handlers
 from dataclasses import dataclass, field
 
-from turducken.address import PAGE_OFFSET_MASK, is_canonical
+from turducken.address import PAGE_OFFSET_MASK, PAGE_SIZE, is_canonical
 from turducken.arch.exceptions import Vector
 from turducken.arch.registers import CR0, RFLAGS
 from turducken.cpu import task_switch, virtual_apic, vm_exit
@@ -22,6 +22,7 @@ from turducken.cpu.engine import Engine, Segment, SegmentIndex, Trap
 from turducken.cpu.engine.state import UNUSABLE
 from turducken.cpu.events import Event, EventKind, combine, exception
 from turducken.cpu.guest_controls import GuestControls, PinBased, Primary
+from turducken.cpu.host_image import HostImage
 from turducken.cpu.linear import LinearMemory
 from turducken.cpu.msrs import MsrFile
 from turducken.cpu.special import has_special
@@ -31,8 +32,9 @@ from turducken.memory import PhysicalMemory
 from turducken.mmu.faults import ApicAccess, EptMisconfiguration, EptViolation, Fault, PageFault
 from turducken.mmu.mmu import Access, Mmu
 from turducken.mmu.policy import TlbPolicy
+from turducken.mmu.rights import AccessMode
 from turducken.mmu.tlb import Mapping, Tlb
-from turducken.paging.formats import Features
+from turducken.paging.formats import BoundFormat, Features
 from turducken.vmx.capabilities import Capabilities
 from turducken.vmx.checks import EntryChecker
 from turducken.vmx.exit_information import TaskSwitchSource
@@ -47,6 +49,9 @@ _DR6_RESET, _DR7_RESET = 0xFFFF_0FF0, 0x400
 _DR6_BS = 1 << 14
 _STI = b"\xfb"
 
+
+MAX_INSTRUCTION = 15
+"""Bytes that an instruction has at most."""
 
 SPIN_COST = 1000
 """Nanoseconds that a turn of busy waiting in root software takes."""
@@ -117,6 +122,8 @@ class Processor:
         self.guest: GuestControls | None = None
         self.entry_checker = EntryChecker(parts.capabilities)
         self.controls_cache: dict[int, tuple[bytes, GuestControls]] = {}
+        self.paging_modes: dict[tuple[int, int, int], tuple[BoundFormat | None, AccessMode]] = {}
+        self.host_images: dict[tuple[int, bytes], HostImage] = {}
         self.pause_loop = (0, 0)
         self.random = random.Random(index)
         self.iret_unblocked_nmi = False
@@ -516,20 +523,28 @@ class Processor:
 
     def instruction(self) -> Instruction | None:
         """Decode the instruction at RIP; None where fetching it caused an exception or exit."""
-        state = self.state
-        linear = linear_address(state, SegmentIndex.CS, state.rip)
-        code = self.linear.fetch(linear, 15, user=state.cpl == 3)
+        code = self._fetch()
         if not isinstance(code, bytes):
             self.take_fault(code)
             return None
-        return decode(code, code_bits(state))
+        return decode(code, code_bits(self.state))
 
     def instruction_length(self) -> int:
         """Return the length of the instruction at RIP, 0 where it cannot be fetched."""
+        code = self._fetch()
+        return decode(code, code_bits(self.state)).len if isinstance(code, bytes) else 0
+
+    def _fetch(self) -> bytes | Fault:
+        """Return the bytes at RIP, as many as an instruction can have (fewer at a fault)."""
         state = self.state
         linear = linear_address(state, SegmentIndex.CS, state.rip)
-        code = self.linear.fetch(linear, 15, user=state.cpl == 3)
-        return decode(code, code_bits(state)).len if isinstance(code, bytes) else 0
+        offset = linear & PAGE_OFFSET_MASK
+        engine = self.engine
+        place = None if engine.is_stale else engine.fetched.get(linear - offset)
+        if place is not None and offset <= PAGE_SIZE - MAX_INSTRUCTION:
+            # The engine fetches from this page, so it has been translated.
+            return self.memory.read(place + offset, MAX_INSTRUCTION)
+        return self.linear.fetch(linear, MAX_INSTRUCTION, user=state.cpl == 3)
 
     def check_segment(self, operand: MemoryOperand, size: int, *, write: bool) -> bool:
         """Check an operand's segment outside 64-bit mode, its address in it; return if it faulted.
@@ -556,13 +571,9 @@ class Processor:
 
     def advance(self, length: int) -> None:
         """Complete an instruction of ``length`` bytes: RIP, RF, interrupt shadow, single step."""
-        state = self.state
-        rip = state.rip + length
-        state.rip = rip if state.is_64bit else rip & 0xFFFF_FFFF
-        state.in_shadow = False
-        flags = state.rflags
+        flags = self.state.advance(length)
         if flags & (_TF | _RF):
-            state.rflags = state.rflags & ~_RF
+            self.state.rflags = flags & ~_RF
             if flags & _TF:
                 self.pending.debug |= _DR6_BS
                 self.attention = True

@@ -5,10 +5,11 @@ from typing import TYPE_CHECKING
 from turducken.arch.registers import CR0, CR3, EFER
 from turducken.cpu import vm_exit
 from turducken.cpu.control_registers import is_pae_paging, sync_mmu
-from turducken.cpu.engine import Segment, SegmentIndex
+from turducken.cpu.engine import SegmentIndex
 from turducken.cpu.engine.state import MSR_WORDS
 from turducken.cpu.events import Event, EventKind
 from turducken.cpu.guest_controls import Entry, GuestControls, PinBased, Secondary
+from turducken.cpu.segment_copies import load_segments
 from turducken.cpu.surroundings import Activity
 from turducken.cpu.vmx_operations import controls_of, update_intercepts
 from turducken.mmu.mmu import PageModificationLog
@@ -104,8 +105,7 @@ def load_guest(p: "Processor", vmcs: Vmcs, guest: GuestControls) -> None:
         p.msrs.pat = slots[f.GUEST_PAT.slot]
     if controls & Entry.LOAD_PERF_GLOBAL_CTRL:
         p.msrs.perf_global_ctrl = slots[f.GUEST_PERF_GLOBAL_CTRL.slot]
-    for index, selector, base, limit, access in vm_exit.SEGMENT_FIELDS:
-        state.set_segment(index, Segment(slots[selector], slots[base], slots[limit], slots[access]))
+    load_segments(state, vmcs)
     state.set_table(
         SegmentIndex.GDTR, slots[f.GUEST_GDTR_BASE.slot], slots[f.GUEST_GDTR_LIMIT.slot]
     )

@@ -3,13 +3,15 @@
 from typing import TYPE_CHECKING
 
 from turducken.arch.exceptions import HAS_ERROR_CODE, Vector
-from turducken.arch.msr import IA32_DEBUGCTL, IA32_EFER, IA32_PAT
+from turducken.arch.msr import IA32_EFER, IA32_PAT
 from turducken.arch.registers import CR0, CR4, EFER
 from turducken.cpu.control_registers import are_pdptes_valid, is_pae_paging, sync_mmu
-from turducken.cpu.engine import Segment, SegmentIndex
-from turducken.cpu.engine.state import MSR_WORDS, UNUSABLE
+from turducken.cpu.engine import SegmentIndex
+from turducken.cpu.engine.state import MSR_WORDS
 from turducken.cpu.events import Event, EventKind
 from turducken.cpu.guest_controls import Exit, PinBased, Secondary
+from turducken.cpu.host_image import host_image
+from turducken.cpu.segment_copies import save_segments
 from turducken.cpu.surroundings import Activity
 from turducken.cpu.vmx_operations import update_intercepts, vmx_abort
 from turducken.mmu.faults import ApicAccess, EptMisconfiguration, EptViolation, Fault, PmlFull
@@ -29,16 +31,6 @@ _PAE, _PCIDE = CR4.mask("PAE"), CR4.mask("PCIDE")
 _LMA, _LME = EFER.mask("LMA"), EFER.mask("LME")
 _VECTORING_VALID = 1 << 31
 
-SEGMENT_FIELDS = tuple(
-    (
-        SegmentIndex[name],
-        *(
-            getattr(f, f"GUEST_{name}_{part}").slot
-            for part in ("SELECTOR", "BASE", "LIMIT", "ACCESS_RIGHTS")
-        ),
-    )
-    for name in f.SEGMENTS
-)
 PDPTE_SLOTS = tuple(getattr(f, f"GUEST_PDPTE{n}").slot for n in range(4))
 
 
@@ -173,15 +165,7 @@ def save_guest(p: "Processor", vmcs: Vmcs) -> None:
         slots[f.GUEST_PAT.slot] = p.msrs.pat
     if controls & Exit.SAVE_EFER:
         slots[f.GUEST_EFER.slot] = state.efer
-    for index, selector, base, limit, access in SEGMENT_FIELDS:
-        segment = state.segment(index)
-        slots[selector] = segment.selector
-        slots[base] = segment.base
-        slots[limit] = segment.limit
-        slots[access] = segment.access
-    # The DPL of SS is the CPL, even where SS is unusable.
-    stack = f.GUEST_SS_ACCESS_RIGHTS.slot
-    slots[stack] = slots[stack] & ~0x60 | state.cpl << 5
+    save_segments(state, vmcs)
     slots[f.GUEST_GDTR_BASE.slot], slots[f.GUEST_GDTR_LIMIT.slot] = state.table(SegmentIndex.GDTR)
     slots[f.GUEST_IDTR_BASE.slot], slots[f.GUEST_IDTR_LIMIT.slot] = state.table(SegmentIndex.IDTR)
     _save_non_register_state(p, vmcs)
@@ -259,29 +243,25 @@ def enter_host(p: "Processor", vmcs: Vmcs, controls: int) -> None:
 def load_host(p: "Processor", vmcs: Vmcs, controls: int) -> None:
     """SDM 3C, "Loading Host State"."""
     state = p.state
-    read = vmcs.read
-    is_long = bool(controls & Exit.HOST_ADDRESS_SPACE_SIZE)
-    state.cr0 = read(f.HOST_CR0) & ~_CR0_KEPT | state.cr0 & _CR0_KEPT
-    state.cr3 = read(f.HOST_CR3)
-    cr4 = read(f.HOST_CR4)
-    state.cr4 = cr4 | _PAE if is_long else cr4 & ~_PCIDE
+    image = host_image(p, vmcs, controls)
+    state.cr0 = image.cr0 & ~_CR0_KEPT | state.cr0 & _CR0_KEPT
+    state.cr3, state.cr4 = image.cr3, image.cr4
     p.dr[7] = 0x400
-    p.msrs.write(IA32_DEBUGCTL, 0)
+    p.msrs.debugctl = 0
     words = state.words
-    words[_SYSENTER_CS] = read(f.HOST_SYSENTER_CS)
-    words[_SYSENTER_ESP] = read(f.HOST_SYSENTER_ESP)
-    words[_SYSENTER_EIP] = read(f.HOST_SYSENTER_EIP)
-    if controls & Exit.LOAD_EFER:
-        state.efer = read(f.HOST_EFER)
+    words[_SYSENTER_CS], words[_SYSENTER_ESP], words[_SYSENTER_EIP] = image.sysenter
+    if image.efer is not None:
+        state.efer = image.efer
     else:
-        efer = state.efer & ~(_LMA | _LME)
-        state.efer = efer | (_LMA | _LME if is_long else 0)
-    if controls & Exit.LOAD_PAT:
-        p.msrs.pat = read(f.HOST_PAT)
-    if controls & Exit.LOAD_PERF_GLOBAL_CTRL:
-        p.msrs.perf_global_ctrl = read(f.HOST_PERF_GLOBAL_CTRL)
-    _load_host_segments(p, vmcs, is_long=is_long)
-    state.gpr[4], state.rip = read(f.HOST_RSP), read(f.HOST_RIP)
+        state.efer = state.efer & ~(_LMA | _LME) | image.long_bits
+    if image.pat is not None:
+        p.msrs.pat = image.pat
+    if image.perf_global_ctrl is not None:
+        p.msrs.perf_global_ctrl = image.perf_global_ctrl
+    state.segment_words = image.segments
+    state.set_table(SegmentIndex.GDTR, image.gdtr_base, 0xFFFF)
+    state.set_table(SegmentIndex.IDTR, image.idtr_base, 0xFFFF)
+    state.gpr[4], state.rip = image.rsp, image.rip
     state.rflags = 2
     state.in_shadow = False
     state.update_mode(0)
@@ -292,31 +272,6 @@ def load_host(p: "Processor", vmcs: Vmcs, controls: int) -> None:
             vmx_abort(p, VmxAbort.HOST_PDPTE_CHECK)
             return
         p.mmu.pdptes = entries
-
-
-def _load_host_segments(p: "Processor", vmcs: Vmcs, *, is_long: bool) -> None:
-    """Load selectors; bases, limits and access rights are what the manual fixes."""
-    state, read = p.state, vmcs.read
-    code = 0xA09B if is_long else 0xC09B
-    state.set_segment(SegmentIndex.CS, Segment(read(f.HOST_CS_SELECTOR), 0, 0xFFFF_FFFF, code))
-    data = (
-        (SegmentIndex.SS, f.HOST_SS_SELECTOR, None),
-        (SegmentIndex.DS, f.HOST_DS_SELECTOR, None),
-        (SegmentIndex.ES, f.HOST_ES_SELECTOR, None),
-        (SegmentIndex.FS, f.HOST_FS_SELECTOR, f.HOST_FS_BASE),
-        (SegmentIndex.GS, f.HOST_GS_SELECTOR, f.HOST_GS_BASE),
-    )
-    for index, selector_field, base_field in data:
-        selector = read(selector_field)
-        base = read(base_field) if base_field is not None else 0
-        access = 0xC093 if selector else UNUSABLE | 0xC093
-        state.set_segment(index, Segment(selector, base, 0xFFFF_FFFF, access))
-    state.set_segment(SegmentIndex.LDTR, Segment(0, 0, 0, UNUSABLE))
-    state.set_segment(
-        SegmentIndex.TR, Segment(read(f.HOST_TR_SELECTOR), read(f.HOST_TR_BASE), 0x67, 0x8B)
-    )
-    state.set_table(SegmentIndex.GDTR, read(f.HOST_GDTR_BASE), 0xFFFF)
-    state.set_table(SegmentIndex.IDTR, read(f.HOST_IDTR_BASE), 0xFFFF)
 
 
 # MSR lists

@@ -10,11 +10,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
+from turducken.cpu.cpuid import CRYSTAL_HERTZ
 from turducken.cpu.intercepts import HANDLERS
 from turducken.cpu.processor import Parts, Processor
 from turducken.cpu.surroundings import Activity
+from turducken.devices.apic_core import ApicFeatures
 from turducken.devices.bus import Access
-from turducken.devices.chipset import Chipset, Outputs
+from turducken.devices.chipset import Chipset, ChipsetOptions, Outputs
 from turducken.devices.clock import Clock
 from turducken.devices.cmos import MemorySizes
 from turducken.devices.mtrr import Mtrrs
@@ -26,6 +28,10 @@ from turducken.vmx.capabilities import Capabilities
 from turducken.vmx.profile import Profile
 
 NANOSECONDS_PER_INSTRUCTION = 10
+QUANTUM = 10_000
+"""Instructions in a processor's turn."""
+QUANTUM_ALONE = 1_000_000
+"""The same, on a machine with one processor."""
 PORT_NANOSECONDS = 1000
 MMIO_NANOSECONDS = 100
 
@@ -46,7 +52,7 @@ class MachineOptions:
     """What a machine is made of.
 
     ``memory`` is RAM in bytes; CMOS and fw_cfg do not tell of the last ``concealed`` bytes of it.
-    ``quantum`` is in instructions per turn.
+    ``quantum`` is in instructions per turn; 0 stands for what suits the number of processors.
     """
 
     profile: Profile
@@ -55,7 +61,7 @@ class MachineOptions:
     cpus: int = 1
     tlb: str = "keep"
     seed: int = 0
-    quantum: int = 10_000
+    quantum: int = 0
     native: bool = True
 
 
@@ -134,7 +140,18 @@ class Machine:
             unclaimed=self._on_unclaimed,
         )
         sizes = MemorySizes(low=low, high=told - low)
-        return Chipset(self.memory, sizes, self.clock, self.processors, outputs=outputs)
+        bits = self.options.profile.cpu.physical_address_bits
+        apic = ApicFeatures(
+            x2apic=self.options.profile.features.x2apic, maxphyaddr=bits, timer_hertz=CRYSTAL_HERTZ
+        )
+        return Chipset(
+            self.memory,
+            sizes,
+            self.clock,
+            self.processors,
+            outputs=outputs,
+            options=ChipsetOptions(apic=apic),
+        )
 
     def _on_unclaimed(self, kind: Access, address: int, size: int, value: int) -> None:
         running = self._running
@@ -233,7 +250,7 @@ class Machine:
         return order
 
     def _quantum(self) -> int:
-        quantum = self.options.quantum
+        quantum = self.options.quantum or (QUANTUM if len(self.processors) > 1 else QUANTUM_ALONE)
         if self.options.seed and len(self.processors) > 1:
             quantum = self._random.randint(1, quantum)
         deadline = self.clock.next_deadline()

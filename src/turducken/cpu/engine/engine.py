@@ -76,7 +76,8 @@ class Engine:
 
     ``state`` is the register file between runs. Set ``is_stale`` when translations changed: the
     next run then asks `EngineHost.fill` again for everything; ``is_code_stale`` when somebody else
-    wrote to code that this engine has translated. ``fault_address``, ``fault_size`` and
+    wrote to code that this engine has translated. ``fetched`` holds the pages that it fetches from
+    at present: linear page to host-physical page. ``fault_address``, ``fault_size`` and
     ``fault_kind`` describe the access that `EngineHost.fill` refused, ``executed`` the number of
     instructions begun so far.
     """
@@ -93,6 +94,7 @@ class Engine:
         self.executed = 0
         self.is_stale = False
         self.is_code_stale = False
+        self.fetched: dict[int, int] = {}
         self._running_budget = 0
         self._is_stepping = self._can_step = False
         self._fill_page = 0
@@ -179,7 +181,7 @@ class Engine:
             self.flush_code()
         elif self.is_stale:
             self.is_stale = False
-            library.flush_tlb(handle)
+            self.flush_tlb()
         state.forget_exception()
         self._trap = Trap.BUDGET
         self._aborted = False
@@ -196,12 +198,13 @@ class Engine:
 
     def flush_tlb(self) -> None:
         """Make every access ask `EngineHost.fill` again."""
+        self.fetched.clear()
         library.flush_tlb(self._handle)
 
     def flush_code(self) -> None:
         """Forget translated code: someone else wrote to a page that this engine has executed."""
         library.flush_code(self._handle)
-        library.flush_tlb(self._handle)
+        self.flush_tlb()
         self._budget.forget_blocks()
 
     def _stop(self, trap: int) -> None:
@@ -252,6 +255,8 @@ class Engine:
             target = _POISON
         elif not self._memory.is_ram(target):
             target += _DEVICE_WINDOW
+        elif kind == FETCH:
+            self.fetched[page] = target
         result[0] = target
         result[1] = _GRANT[kind]
         return True

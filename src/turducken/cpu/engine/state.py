@@ -101,6 +101,8 @@ class State:
         raw = (ctypes.c_char * (HEADER_BYTES + CONTEXT_BYTES)).from_address(pointer.value)
         self.words = memoryview(raw).cast("B")[HEADER_BYTES:].cast("Q")
         self.gpr = self.words[:16]
+        self._segments = self.words[_SEGMENTS : _SEGMENTS + 3 * 8]
+        self._segment_bytes = self._segments.cast("B")
         self._flags = ctypes.c_uint64()
         self._flags_pointer = ctypes.addressof(self._flags)
 
@@ -209,6 +211,16 @@ class State:
         """The error code of the exception that the engine stopped at."""
         return self.words[_EXCEPTION] & 0xFFFF_FFFF
 
+    def advance(self, length: int) -> int:
+        """Move RIP behind an instruction and end the interrupt shadow; return RFLAGS."""
+        words = self.words
+        summary = words[_HFLAGS]
+        rip = words[RIP] + length
+        words[RIP] = rip if summary & _H_CS64 else rip & 0xFFFF_FFFF
+        if summary & H_SHADOW:
+            words[_HFLAGS] = summary & ~H_SHADOW
+        return words[_EFLAGS]
+
     def forget_exception(self) -> None:
         """Clear what the engine would otherwise carry over from the last exception."""
         self.words[_EXCEPTION] = 0
@@ -221,6 +233,15 @@ class State:
     @intercepts.setter
     def intercepts(self, value: int) -> None:
         self.words[_INTERCEPTS] = value
+
+    @property
+    def segment_words(self) -> bytes:
+        """The eight segment registers as the engine holds them (compare, keep, give back)."""
+        return self._segments.tobytes()
+
+    @segment_words.setter
+    def segment_words(self, value: bytes) -> None:
+        self._segment_bytes[:] = value
 
     def segment(self, index: int) -> Segment:
         """Return a segment register (any but GDTR and IDTR)."""
