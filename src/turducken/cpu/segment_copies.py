@@ -13,7 +13,8 @@ from turducken.vmx.vmcs import Vmcs
 _ENGINE = struct.Struct("<" + "QQII" * 8)
 _VMCS = struct.Struct("<32Q")
 _PRESENT, _UNUSABLE = 0x80, 1 << 16
-_SS = 2
+_SS, _TR = 2, 7
+_BUSY = 2
 _LIMIT = 1024
 
 _saved: dict[tuple[bytes, int], bytes] = {}
@@ -53,6 +54,8 @@ def _to_vmcs(words: bytes, cpl: int) -> bytes:
         if number == _SS:
             # The DPL of SS is the CPL, even where SS is unusable.
             access = access & ~0x60 | cpl << 5
+        if number == _TR:
+            access |= _BUSY  # LTR loads it so; the engine keeps the descriptor as it was before
         rights.append(access)
     return _VMCS.pack(*(one & 0xFFFF for one in selectors), *bases, *limits, *rights)
 
