@@ -10,7 +10,8 @@ static void put(struct text *to, char c)
     to->start[to->length] = 0;
 }
 
-static void put_padded(struct text *to, const char *digits, unsigned count, unsigned width, char pad)
+static void put_padded(struct text *to, const char *digits, unsigned count, unsigned width,
+                       char pad)
 {
     for (unsigned i = count; i < width; i++)
         put(to, pad);

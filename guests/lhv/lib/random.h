@@ -16,4 +16,7 @@ static inline u32 random_next(struct random *random)
 }
 
 /* A number from 0 to limit - 1 */
-static inline u32 random_below(struct random *random, u32 limit) { return random_next(random) % limit; }
+static inline u32 random_below(struct random *random, u32 limit)
+{
+    return random_next(random) % limit;
+}

@@ -94,10 +94,7 @@ void apic_timer_stop(void)
     write(APIC_TIMER_COUNT, 0);
 }
 
-bool apic_is_pending(u8 vector)
-{
-    return read(APIC_IRR + vector / 32 * 16) >> vector % 32 & 1;
-}
+bool apic_is_pending(u8 vector) { return read(APIC_IRR + vector / 32 * 16) >> vector % 32 & 1; }
 
 /* About a microsecond each on a PC: a read of a port that nothing answers. */
 static void delay(unsigned microseconds)

@@ -10,16 +10,15 @@ struct code {
 };
 
 #define L2_CODE_IN(id, bits, before, instruction, after)                                           \
-    asm(".pushsection .text\n\t.code" bits "\n" #id "_start:\n" before "\n" #id "_at:\n"           \
-        instruction "\n" #id "_next:\n" after "\n" #id "_end:\n\t.code" NATIVE_BITS                \
+    asm(".pushsection .text\n\t.code" bits "\n" #id "_start:\n" before "\n" #id                    \
+        "_at:\n" instruction "\n" #id "_next:\n" after "\n" #id "_end:\n\t.code" NATIVE_BITS       \
         "\n.popsection\n");                                                                        \
     extern const u8 id##_start[], id##_at[], id##_next[], id##_end[];                              \
-    static const struct code id __attribute__((unused)) = { id##_start, id##_at, id##_next,        \
-                                                            id##_end }
+    static const struct code id                                                                    \
+        __attribute__((unused)) = { id##_start, id##_at, id##_next, id##_end }
 
 /* Code in lhv's own mode; it returns, and so ends with the VMCALL at l2_done (vmx/enter.S). */
-#define L2_CODE(id, before, instruction)                                                           \
-    L2_CODE_IN(id, NATIVE_BITS, before, instruction, "ret")
+#define L2_CODE(id, before, instruction) L2_CODE_IN(id, NATIVE_BITS, before, instruction, "ret")
 
 /* Code in another mode (vmx/modes.h) must end by itself. */
 #define L2_END "mov $0xd07e, %eax; vmcall"

@@ -14,7 +14,9 @@ enum { OPCODE_RET = 0xc3 };
 
 void start_access(struct vm *vm, enum access access, word address)
 {
-    const struct code *code = access == READ ? &code_read : access == WRITE ? &code_write : &code_fetch;
+    const struct code *code = access == READ    ? &code_read
+                              : access == WRITE ? &code_write
+                                                : &code_fetch;
     vm_start(vm, code->start, 0);
     vm->regs.bx = address;
 }

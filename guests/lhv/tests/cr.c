@@ -14,7 +14,11 @@
 /* The kinds of access in the qualification */
 enum { CR_MOV_TO = 0 << 4, CR_MOV_FROM = 1 << 4, CR_CLTS = 2 << 4, CR_LMSW = 3 << 4 };
 enum { CR_LMSW_MEMORY = BIT(6), CR_REGISTER_SHIFT = 8, CR_LMSW_DATA_SHIFT = 16 };
-enum { IN_AX = 0 << CR_REGISTER_SHIFT, IN_CX = 1 << CR_REGISTER_SHIFT, IN_BX = 3 << CR_REGISTER_SHIFT };
+enum {
+    IN_AX = 0 << CR_REGISTER_SHIFT,
+    IN_CX = 1 << CR_REGISTER_SHIFT,
+    IN_BX = 3 << CR_REGISTER_SHIFT
+};
 
 /* L2 flips bits of CR0, and says in DX what it then reads.  BX: the bits. */
 L2_CODE(l2_flip_cr0, "mov %cr0, " CX "; xor " BX ", " CX, "mov " CX ", %cr0; mov %cr0, " DX);
@@ -44,7 +48,8 @@ static const struct {
 static void check_mask(struct vm *vm, bool cr4, u32 bit)
 {
     u32 guest = cr4 ? VMCS_GUEST_CR4 : VMCS_GUEST_CR0;
-    u32 mask = cr4 ? VMCS_CR4_MASK : VMCS_CR0_MASK, shadow = cr4 ? VMCS_CR4_SHADOW : VMCS_CR0_SHADOW;
+    u32 mask = cr4 ? VMCS_CR4_MASK : VMCS_CR0_MASK,
+        shadow = cr4 ? VMCS_CR4_SHADOW : VMCS_CR0_SHADOW;
     const struct code *code = cr4 ? &l2_flip_cr4 : &l2_flip_cr0;
     word others = (word)vmread(guest) & ~(word)bit;
     for (unsigned i = 0; i < ARRAY_LEN(mask_rows); i++) {
@@ -210,7 +215,8 @@ TEST("cr", targets, "cr3-targets", 0)
     unsigned max = caps.misc >> 16 & 0x1ff;
     if (max > 4)
         max = 4;
-    vm_control(vm, CPU, CPU_CR3_LOAD_EXITING, may_clear(CPU, CPU_CR3_STORE_EXITING) ? CPU_CR3_STORE_EXITING : 0);
+    vm_control(vm, CPU, CPU_CR3_LOAD_EXITING,
+               may_clear(CPU, CPU_CR3_STORE_EXITING) ? CPU_CR3_STORE_EXITING : 0);
     if (!may_clear(CPU, CPU_CR3_STORE_EXITING))
         skip("MOV from CR3 always exits");
     for (unsigned count = 0; count <= max; count++) {

@@ -100,7 +100,8 @@ TEST("ept", rights_removed, "ept-rights-removed", TEST_EPT)
             ept_write(entry, (all & ~(u64)EPT_RWX) | removed_rows[i].left);
             ept_invalidate(&vm->ept);
             start_access(vm, removed_rows[i].access, OTHER_PAGE);
-            expect_violation(vm, removed_rows[i].access, removed_rows[i].left, OTHER_PAGE, OTHER_PAGE);
+            expect_violation(vm, removed_rows[i].access, removed_rows[i].left, OTHER_PAGE,
+                             OTHER_PAGE);
             ept_write(entry, all);
             ept_invalidate(&vm->ept);
         }

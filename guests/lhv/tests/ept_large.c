@@ -125,7 +125,8 @@ TEST("ept", swap_1g, "ept-large-swap-1g", TEST_EPT)
     word offset = (word)page;
     page[0] = 0x62;
     for (unsigned round = 0; round < 4; round++) {
-        word present = round % 2 ? (word)HUGE_B : HUGE_A, absent = round % 2 ? HUGE_A : (word)HUGE_B;
+        word present = round % 2 ? (word)HUGE_B : HUGE_A,
+             absent = round % 2 ? HUGE_A : (word)HUGE_B;
         ept_map(&vm->ept, present, 0, 3, EPT_RWX | EPT_WB);
         ept_write(ept_entry(&vm->ept, absent, 3), 0);
         ept_invalidate(&vm->ept);
@@ -144,7 +145,8 @@ TEST("ept", types, "ept-memory-types", TEST_EPT)
     for (unsigned i = 0; i < 2 * ARRAY_LEN(types); i++) {
         u64 ignore_pat = i % 2 ? EPT_IGNORE_PAT : 0;
         page[1] = 0x70 + i;
-        ept_map(&vm->ept, NOTE_PAGE, physical(page), 1, EPT_RWX | EPT_TYPE(types[i / 2]) | ignore_pat);
+        ept_map(&vm->ept, NOTE_PAGE, physical(page), 1,
+                EPT_RWX | EPT_TYPE(types[i / 2]) | ignore_pat);
         ept_invalidate(&vm->ept);
         check_equal("read by L2", l2_reads(vm, NOTE_PAGE + sizeof(word)), 0x70 + i);
         l2_writes(vm, NOTE_PAGE + 64);
@@ -271,7 +273,8 @@ TEST("ept", flags_table, "ept-dirty-guest-table", TEST_EPT)
     use_flags(vm);
     struct space space;
     space_create(&space, PAGING_NATIVE);
-    space_map(&space, VIOLATION_PAGE, physical(access_page(0x72)), PTE_PRESENT | PTE_WRITE | PTE_ACCESSED);
+    space_map(&space, VIOLATION_PAGE, physical(access_page(0x72)),
+              PTE_PRESENT | PTE_WRITE | PTE_ACCESSED);
     u64 table = space_read(&space, space_entry(&space, VIOLATION_PAGE, 2)) & 0xfffff000;
     clear_flags(vm, table, 1);
     vm_use_space(vm, &space);

@@ -88,19 +88,17 @@ TEST("ept", misconfig_execute_only, "ept-misconfig-execute-only", TEST_EPT)
 /* ---- large pages ---- */
 
 static const struct misconfig large_rows[] = {
-    { "write only", 0, EPT_RWX, EPT_WRITE },
-    { "memory type 2", 0, 7 << 3, 2 << 3 },
-    { "memory type 3", 0, 7 << 3, 3 << 3 },
-    { "memory type 7", 0, 7 << 3, 7 << 3 },
-    { "address bit 13", 0, 0, BIT(13) },
-    { "address bit 20", 0, 0, BIT(20) },
+    { "write only", 0, EPT_RWX, EPT_WRITE }, { "memory type 2", 0, 7 << 3, 2 << 3 },
+    { "memory type 3", 0, 7 << 3, 3 << 3 },  { "memory type 7", 0, 7 << 3, 7 << 3 },
+    { "address bit 13", 0, 0, BIT(13) },     { "address bit 20", 0, 0, BIT(20) },
     { "address too wide", 0, 0, TOO_WIDE },
 };
 
 /* The page that holds lhv, also at 40000000h for L2 */
 enum { LARGE_AT = 0x40000000 };
 
-static void check_large(struct vm *vm, unsigned level, const struct misconfig *rows_, unsigned count)
+static void check_large(struct vm *vm, unsigned level, const struct misconfig *rows_,
+                        unsigned count)
 {
     ept_map(&vm->ept, LARGE_AT, 0, level, EPT_RWX | EPT_WB);
     for (unsigned i = 0; i < count; i++) {
@@ -152,9 +150,12 @@ TEST("ept", no_large, "ept-large-not-offered", TEST_EPT)
 /* ---- the root's entries ---- */
 
 static const struct misconfig root_rows[] = {
-    { "write only", 4, EPT_RWX, EPT_WRITE },   { "bit 3", 4, 0, BIT(3) },
-    { "bit 4", 4, 0, BIT(4) },                 { "bit 5", 4, 0, BIT(5) },
-    { "bit 6", 4, 0, BIT(6) },                 { "bit 7", 4, 0, BIT(7) },
+    { "write only", 4, EPT_RWX, EPT_WRITE },
+    { "bit 3", 4, 0, BIT(3) },
+    { "bit 4", 4, 0, BIT(4) },
+    { "bit 5", 4, 0, BIT(5) },
+    { "bit 6", 4, 0, BIT(6) },
+    { "bit 7", 4, 0, BIT(7) },
     { "address too wide", 4, 0, TOO_WIDE },
 };
 
@@ -184,9 +185,11 @@ static const struct {
     u64 upper_clear, upper_set, lower_clear, lower_set;
     u32 reason;
 } priority_rows[] = {
-    { "above read-only, below misconfigured", EPT_RWX, EPT_READ, 7 << 3, 3 << 3, REASON_EPT_MISCONFIG },
+    { "above read-only, below misconfigured", EPT_RWX, EPT_READ, 7 << 3, 3 << 3,
+      REASON_EPT_MISCONFIG },
     { "above not present, below misconfigured", EPT_RWX, 0, 7 << 3, 3 << 3, REASON_EPT_VIOLATION },
-    { "above misconfigured, below not present", EPT_RWX, EPT_WRITE, EPT_RWX, 0, REASON_EPT_MISCONFIG },
+    { "above misconfigured, below not present", EPT_RWX, EPT_WRITE, EPT_RWX, 0,
+      REASON_EPT_MISCONFIG },
     { "above read-only, below not present", EPT_RWX, EPT_READ, EPT_RWX, 0, REASON_EPT_VIOLATION },
     { "not present with reserved bits", EPT_RWX, 0x78, 0, 0, REASON_EPT_VIOLATION },
     { "page not present, bad type", 0, 0, EPT_RWX | 7 << 3, 7 << 3, REASON_EPT_VIOLATION },

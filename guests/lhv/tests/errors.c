@@ -48,10 +48,8 @@ static const struct {
     const char *name;
     u64 bits; /* set in a good address; TOO_WIDE: the first bit beyond the physical addresses */
 } bad_addresses[] = {
-    { "bit 0", 1 },
-    { "bit 4", 0x10 },
-    { "bit 11", 0x800 },
-    { "beyond the physical addresses", 0 },
+    { "bit 0", 1 },          { "bit 4", 0x10 },
+    { "bit 11", 0x800 },     { "beyond the physical addresses", 0 },
     { "bit 63", BIT64(63) },
 };
 
@@ -61,10 +59,7 @@ static u64 bad_address(unsigned i, void *page)
     return physical(page) | bits;
 }
 
-TEST("errors", vmcall, "error-vmcall-in-root", 0)
-{
-    check_failed(try_vmcall(), VMCALL_IN_ROOT);
-}
+TEST("errors", vmcall, "error-vmcall-in-root", 0) { check_failed(try_vmcall(), VMCALL_IN_ROOT); }
 
 TEST("errors", vmclear, "error-vmclear", 0)
 {
@@ -238,7 +233,8 @@ TEST("errors", invept, "error-invept", TEST_EPT)
     for (unsigned i = 0; i < ARRAY_LEN(invept_rows); i++) {
         row(invept_rows[i].name);
         u64 eptp = physical(vm->ept.root) | EPTP_WALK_4 | TYPE_WB;
-        struct invept_operand operand = { eptp ^ invept_rows[i].eptp_flip, invept_rows[i].reserved };
+        struct invept_operand operand = { eptp ^ invept_rows[i].eptp_flip,
+                                          invept_rows[i].reserved };
         if (invept_rows[i].type == INVEPT_SINGLE && !has_ept_cap(EPT_CAP_INVEPT_SINGLE))
             continue;
         check_failed(try_invept(invept_rows[i].type, operand), INVALIDATION_OPERAND);
@@ -306,8 +302,8 @@ static void try_instruction(unsigned which)
 }
 
 static const char *const instruction_names[] = {
-    "VMCLEAR", "VMPTRLD", "VMPTRST", "VMREAD", "VMWRITE", "VMLAUNCH",
-    "VMRESUME", "VMXOFF", "VMCALL", "INVEPT", "INVVPID",
+    "VMCLEAR",  "VMPTRLD", "VMPTRST", "VMREAD", "VMWRITE", "VMLAUNCH",
+    "VMRESUME", "VMXOFF",  "VMCALL",  "INVEPT", "INVVPID",
 };
 
 TEST("errors", ud_outside, "error-ud-outside-vmx", 0)
@@ -418,3 +414,50 @@ TEST("errors", user, "error-gp-in-user-mode", TEST_EPT)
         check_fault(EXC_GP, 0);
     }
 }
+
+#ifdef __x86_64__
+/* In compatibility mode they are undefined.  A far return leads there, a far jump back; the code
+   finds an operand's address in EAX. */
+#define COMPATIBILITY_CODE(id, instruction)                                                        \
+    asm(".pushsection .text\n\t.code32\n" #id                                                      \
+        ":\n" TRY(instruction) "\tljmp $0x08, $from_compatibility\n\t.code64\n.popsection\n");     \
+    extern const u8 id[]
+
+COMPATIBILITY_CODE(compatibility_vmread, "vmread %eax, %ecx");
+COMPATIBILITY_CODE(compatibility_vmptrst, "vmptrst (%eax)");
+COMPATIBILITY_CODE(compatibility_vmcall, "vmcall");
+COMPATIBILITY_CODE(compatibility_vmxoff, "vmxoff");
+COMPATIBILITY_CODE(compatibility_invept, "invept (%eax), %ecx");
+
+/* void call_compatibility(const u8 *code, void *operand): 40h is SEL_CODE32 */
+void call_compatibility(const u8 *code, void *operand);
+asm(".pushsection .text\n"
+    "call_compatibility:\n"
+    "\tmov %rsi, %rax\n"
+    "\tpush $0x40\n"
+    "\tpush %rdi\n"
+    "\tlretq\n"
+    "from_compatibility:\n"
+    "\tret\n"
+    ".popsection\n");
+
+TEST("errors", compatibility, "error-ud-in-compatibility-mode", 0)
+{
+    static const struct {
+        const char *name;
+        const u8 *code;
+    } rows[] = {
+        { "VMREAD", compatibility_vmread }, { "VMPTRST", compatibility_vmptrst },
+        { "VMCALL", compatibility_vmcall }, { "VMXOFF", compatibility_vmxoff },
+        { "INVEPT", compatibility_invept },
+    };
+    for (unsigned i = 0; i < ARRAY_LEN(rows); i++) {
+        if (rows[i].code == compatibility_invept && !may_set(CPU2, CPU2_EPT))
+            continue;
+        row(rows[i].name);
+        try_begin();
+        call_compatibility(rows[i].code, vm->shared);
+        check_fault(EXC_UD, 0);
+    }
+}
+#endif

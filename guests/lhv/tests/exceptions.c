@@ -41,7 +41,7 @@ static const struct exception {
     const struct code *code;
     u8 vector;
     u32 type;
-    bool trap;         /* reported behind the instruction, when delivered by L2's IDT */
+    bool trap; /* reported behind the instruction, when delivered by L2's IDT */
     bool has_error;
     u32 error;
     word qualification;
@@ -55,7 +55,8 @@ static const struct exception {
     { "#GP", &l2_gp, EXC_GP, EVENT_HARDWARE, false, true, SEL_BEYOND, 0 },
     { "#PF, read", &l2_pf_read, EXC_PF, EVENT_HARDWARE, false, true, 0, NOWHERE + 0x123 },
     { "#PF, write", &l2_pf_write, EXC_PF, EVENT_HARDWARE, false, true, 2, NOWHERE + 0x123 },
-    { "#PF, protection", &l2_pf_read_only, EXC_PF, EVENT_HARDWARE, false, true, 3, READ_ONLY + 0x123 },
+    { "#PF, protection", &l2_pf_read_only, EXC_PF, EVENT_HARDWARE, false, true, 3,
+      READ_ONLY + 0x123 },
     { "#MF", &l2_mf, EXC_MF, EVENT_HARDWARE, false, false, 0, 0 },
 #ifndef __x86_64__
     { "#OF", &l2_of, EXC_OF, EVENT_SOFT_EXCEPTION, true, false, 0, 0 },

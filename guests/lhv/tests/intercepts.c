@@ -20,9 +20,9 @@ struct intercept {
     u32 control;
     u32 reason;
     word qualification;
-    u32 also;          /* control bits of the secondary word that must be on in both cases */
-    u8 fault;          /* the exception it meets when it does not exit; 0: none */
-    bool other;        /* do not look at the qualification */
+    u32 also;   /* control bits of the secondary word that must be on in both cases */
+    u8 fault;   /* the exception it meets when it does not exit; 0: none */
+    bool other; /* do not look at the qualification */
 };
 
 /* Whether there is a fault may depend on more than VMX: a performance counter may exist or not. */
@@ -97,7 +97,7 @@ static void check_intercept(struct vm *vm, const struct intercept *it)
     L2_CODE(code_##id, before, instruction);                                                       \
     TEST("intercepts", id, name, 0)                                                                \
     {                                                                                              \
-        static const struct intercept it = { .code = &code_##id, __VA_ARGS__ };  \
+        static const struct intercept it = { .code = &code_##id, __VA_ARGS__ };                    \
         check_intercept(vm, &it);                                                                  \
     }
 
@@ -106,7 +106,7 @@ static void check_intercept(struct vm *vm, const struct intercept *it)
     L2_CODE(code_##id, before, instruction);                                                       \
     TEST("intercepts", id, name, 0)                                                                \
     {                                                                                              \
-        static const struct intercept it = { .code = &code_##id, __VA_ARGS__ };  \
+        static const struct intercept it = { .code = &code_##id, __VA_ARGS__ };                    \
         if (!(condition))                                                                          \
             skip("no such instruction");                                                           \
         check_intercept(vm, &it);                                                                  \
@@ -118,17 +118,16 @@ static void check_intercept(struct vm *vm, const struct intercept *it)
 INTERCEPT(invlpg, "intercept-invlpg", "mov $0x12345678, %eax", "invlpg (" AX ")",
           ON_CPU(CPU_INVLPG_EXITING), .reason = REASON_INVLPG, .qualification = 0x12345678)
 
-INTERCEPT(rdpmc, "intercept-rdpmc", "xor %ecx, %ecx", "rdpmc",
-          ON_CPU(CPU_RDPMC_EXITING), .reason = REASON_RDPMC, .fault = ANY_FAULT)
+INTERCEPT(rdpmc, "intercept-rdpmc", "xor %ecx, %ecx", "rdpmc", ON_CPU(CPU_RDPMC_EXITING),
+          .reason = REASON_RDPMC, .fault = ANY_FAULT)
 
-INTERCEPT(rdtsc, "intercept-rdtsc", "", "rdtsc",
-          ON_CPU(CPU_RDTSC_EXITING), .reason = REASON_RDTSC)
+INTERCEPT(rdtsc, "intercept-rdtsc", "", "rdtsc", ON_CPU(CPU_RDTSC_EXITING), .reason = REASON_RDTSC)
 
-INTERCEPT_IF(caps.rdtscp, rdtscp, "intercept-rdtscp", "", "rdtscp",
-             ON_CPU(CPU_RDTSC_EXITING), .reason = REASON_RDTSCP, .also = CPU2_RDTSCP)
+INTERCEPT_IF(caps.rdtscp, rdtscp, "intercept-rdtscp", "", "rdtscp", ON_CPU(CPU_RDTSC_EXITING),
+             .reason = REASON_RDTSCP, .also = CPU2_RDTSCP)
 
-INTERCEPT_IF(caps.monitor, monitor, "intercept-monitor", "xor %ecx, %ecx; xor %edx, %edx", "monitor",
-             ON_CPU(CPU_MONITOR_EXITING), .reason = REASON_MONITOR)
+INTERCEPT_IF(caps.monitor, monitor, "intercept-monitor", "xor %ecx, %ecx; xor %edx, %edx",
+             "monitor", ON_CPU(CPU_MONITOR_EXITING), .reason = REASON_MONITOR)
 
 /* Bit 0 of the qualification tells whether a monitor was armed, which nobody can be sure of. */
 INTERCEPT_IF(caps.monitor, mwait, "intercept-mwait", "xor %eax, %eax; xor %ecx, %ecx", "mwait",
@@ -139,8 +138,8 @@ INTERCEPT(pause, "intercept-pause", "", "pause", ON_CPU(CPU_PAUSE_EXITING), .rea
 /* MOV DR: the debug register, 16 for a read, the general register times 256 */
 INTERCEPT(mov_to_dr, "intercept-mov-to-dr", "xor %ebx, %ebx", "mov " BX ", %dr0",
           ON_CPU(CPU_MOV_DR_EXITING), .reason = REASON_DR, .qualification = 0 | 3 << 8)
-INTERCEPT(mov_from_dr, "intercept-mov-from-dr", "", "mov %dr7, " DX,
-          ON_CPU(CPU_MOV_DR_EXITING), .reason = REASON_DR, .qualification = 7 | 16 | 2 << 8)
+INTERCEPT(mov_from_dr, "intercept-mov-from-dr", "", "mov %dr7, " DX, ON_CPU(CPU_MOV_DR_EXITING),
+          .reason = REASON_DR, .qualification = 7 | 16 | 2 << 8)
 
 /* MOV CR: the control register, 16 for a read, the general register times 256 */
 INTERCEPT(mov_to_cr3, "intercept-mov-to-cr3", "mov %cr3, " DX, "mov " DX ", %cr3",
@@ -155,30 +154,31 @@ INTERCEPT(mov_from_cr8, "intercept-mov-from-cr8", "", "mov %cr8, %r9",
 #endif
 
 /* Descriptor tables; the qualification is the displacement in the operand. */
-INTERCEPT(sgdt, "intercept-sgdt", "", "sgdt (" AX ")",
-          ON_CPU2(CPU2_DESCRIPTOR_EXITING), .reason = REASON_GDTR_IDTR)
-INTERCEPT(sidt, "intercept-sidt", "", "sidt (" AX ")",
-          ON_CPU2(CPU2_DESCRIPTOR_EXITING), .reason = REASON_GDTR_IDTR)
-INTERCEPT(lgdt, "intercept-lgdt", "", "lgdt 64(" AX ")",
-          ON_CPU2(CPU2_DESCRIPTOR_EXITING), .reason = REASON_GDTR_IDTR, .qualification = GDT_OPERAND)
-INTERCEPT(lidt, "intercept-lidt", "", "lidt (" AX ")",
-          ON_CPU2(CPU2_DESCRIPTOR_EXITING), .reason = REASON_GDTR_IDTR)
-INTERCEPT(sldt, "intercept-sldt", "", "sldt 2(" AX ")",
-          ON_CPU2(CPU2_DESCRIPTOR_EXITING), .reason = REASON_LDTR_TR, .qualification = 2)
-INTERCEPT(str, "intercept-str", "", "str -2(" AX ", " CX ", 2)",
-          ON_CPU2(CPU2_DESCRIPTOR_EXITING), .reason = REASON_LDTR_TR, .qualification = (word)-2)
-INTERCEPT(lldt, "intercept-lldt", "", "lldt (" AX ")",
-          ON_CPU2(CPU2_DESCRIPTOR_EXITING), .reason = REASON_LDTR_TR)
+INTERCEPT(sgdt, "intercept-sgdt", "", "sgdt (" AX ")", ON_CPU2(CPU2_DESCRIPTOR_EXITING),
+          .reason = REASON_GDTR_IDTR)
+INTERCEPT(sidt, "intercept-sidt", "", "sidt (" AX ")", ON_CPU2(CPU2_DESCRIPTOR_EXITING),
+          .reason = REASON_GDTR_IDTR)
+INTERCEPT(lgdt, "intercept-lgdt", "", "lgdt 64(" AX ")", ON_CPU2(CPU2_DESCRIPTOR_EXITING),
+          .reason = REASON_GDTR_IDTR, .qualification = GDT_OPERAND)
+INTERCEPT(lidt, "intercept-lidt", "", "lidt (" AX ")", ON_CPU2(CPU2_DESCRIPTOR_EXITING),
+          .reason = REASON_GDTR_IDTR)
+INTERCEPT(sldt, "intercept-sldt", "", "sldt 2(" AX ")", ON_CPU2(CPU2_DESCRIPTOR_EXITING),
+          .reason = REASON_LDTR_TR, .qualification = 2)
+/* two bytes below the page that AX points to: the end of L2's stack, which is not in use there */
+INTERCEPT(str, "intercept-str", "", "str -2(" AX ", " CX ", 2)", ON_CPU2(CPU2_DESCRIPTOR_EXITING),
+          .reason = REASON_LDTR_TR, .qualification = (word)-2)
+INTERCEPT(lldt, "intercept-lldt", "", "lldt (" AX ")", ON_CPU2(CPU2_DESCRIPTOR_EXITING),
+          .reason = REASON_LDTR_TR)
 /* The null selector: #GP(0) if it is not intercepted. */
-INTERCEPT(ltr, "intercept-ltr", "", "ltr (" AX ")",
-          ON_CPU2(CPU2_DESCRIPTOR_EXITING), .reason = REASON_LDTR_TR, .fault = EXC_GP)
+INTERCEPT(ltr, "intercept-ltr", "", "ltr (" AX ")", ON_CPU2(CPU2_DESCRIPTOR_EXITING),
+          .reason = REASON_LDTR_TR, .fault = EXC_GP)
 
-INTERCEPT(wbinvd, "intercept-wbinvd", "", "wbinvd",
-          ON_CPU2(CPU2_WBINVD_EXITING), .reason = REASON_WBINVD)
+INTERCEPT(wbinvd, "intercept-wbinvd", "", "wbinvd", ON_CPU2(CPU2_WBINVD_EXITING),
+          .reason = REASON_WBINVD)
 
-INTERCEPT_IF(cpuid(1, 0).ecx & BIT(30), rdrand, "intercept-rdrand", "", "rdrand %ecx",
+INTERCEPT_IF(cpuid(1, 0).ecx &BIT(30), rdrand, "intercept-rdrand", "", "rdrand %ecx",
              ON_CPU2(CPU2_RDRAND_EXITING), .reason = REASON_RDRAND)
-INTERCEPT_IF(cpuid(7, 0).ebx & BIT(18), rdseed, "intercept-rdseed", "", "rdseed %ecx",
+INTERCEPT_IF(cpuid(7, 0).ebx &BIT(18), rdseed, "intercept-rdseed", "", "rdseed %ecx",
              ON_CPU2(CPU2_RDSEED_EXITING), .reason = REASON_RDSEED)
 
 /* INVPCID exits under the control of INVLPG; type 2: everything.  AX points to zeroes. */
@@ -313,6 +313,24 @@ TEST("intercepts", xsetbv, "xsetbv-exit", 0)
     check_equal("length", vmread(VMCS_EXIT_LENGTH), 3);
     vm_skip(vm);
     vm_expect_done(vm);
+}
+
+/* GETSEC always exits where it exists; without CR4.SMXE it does not. */
+L2_CODE(l2_getsec, "xor %eax, %eax; xor %ebx, %ebx", "getsec");
+
+TEST("intercepts", getsec, "getsec-exit", 0)
+{
+    row("without CR4.SMXE");
+    vm_start(vm, l2_getsec.start, 0);
+    vm_expect(vm, REASON_EXCEPTION);
+    check_equal("exception", vmread(VMCS_EXIT_EVENT), EVENT_VALID | EVENT_HARDWARE | EXC_UD);
+    if (!(cpuid(1, 0).ecx & BIT(6)) || !(caps.cr4_fixed1 & CR4_SMXE))
+        return;
+    row("with CR4.SMXE");
+    vmwrite(VMCS_GUEST_CR4, vmread(VMCS_GUEST_CR4) | CR4_SMXE);
+    vm_start(vm, l2_getsec.start, 0);
+    vm_expect(vm, REASON_GETSEC);
+    check_equal("IP", vm->ip, (word)l2_getsec.at);
 }
 
 /* ---- what an instruction does when it does not exit ---- */

@@ -34,14 +34,14 @@ static bool reaches(const volatile word *counter, word value, const char *what)
 
 /* In a page that both processors and both L2s see. */
 struct watch {
-    struct ept *ept;         /* this processor's, also used by the other */
-    volatile word count;     /* rounds of the other's L2 */
-    volatile word seen;      /* what it read last */
-    volatile word stop;      /* tells it to end */
-    volatile word requests;  /* flushes that were asked for */
-    volatile word flushes;   /* and done */
+    struct ept *ept;        /* this processor's, also used by the other */
+    volatile word count;    /* rounds of the other's L2 */
+    volatile word seen;     /* what it read last */
+    volatile word stop;     /* tells it to end */
+    volatile word requests; /* flushes that were asked for */
+    volatile word flushes;  /* and done */
     volatile word violations;
-    volatile word resume;    /* violations after which L2 may go on */
+    volatile word resume; /* violations after which L2 may go on */
 };
 
 /* The L2 of the other processor reads, or writes, the page all the time. */
@@ -192,7 +192,8 @@ static void touch_pages(struct vm *vm, const struct share *share, unsigned first
         word address = NOTE_PAGE + i * PAGE_SIZE + VALUE;
         start_access(vm, READ, address);
         expect_violation(vm, VIOLATION_READ, 0, address, address);
-        ept_map(share->ept, NOTE_PAGE + i * PAGE_SIZE, physical(share->pages[i]), 1, EPT_RWX | EPT_WB);
+        ept_map(share->ept, NOTE_PAGE + i * PAGE_SIZE, physical(share->pages[i]), 1,
+                EPT_RWX | EPT_WB);
         vm_expect_done(vm);
         check_equal("read by L2", read_value(vm), 0x100 + i);
     }
@@ -214,13 +215,15 @@ TEST("smp", share, "smp-share-ept", TEST_EPT | TEST_PAIR)
     share->ept = &vm->ept;
     for (unsigned i = 0; i < ARRAY_LEN(share->pages); i++)
         share->pages[i] = access_page(0x100 + i);
-    ept_entry(&vm->ept, NOTE_PAGE, 1); /* the tables above, before two processors want to add them */
+    ept_entry(&vm->ept, NOTE_PAGE,
+              1); /* the tables above, before two processors want to add them */
     pair_begin(&pair);
     for (unsigned i = 0; i < ARRAY_LEN(share->pages); i += 2) {
         word address = NOTE_PAGE + i * PAGE_SIZE + VALUE;
         start_access(vm, READ, address);
         if (vm_run(vm) == REASON_EPT_VIOLATION)
-            ept_map(&vm->ept, NOTE_PAGE + i * PAGE_SIZE, physical(share->pages[i]), 1, EPT_RWX | EPT_WB);
+            ept_map(&vm->ept, NOTE_PAGE + i * PAGE_SIZE, physical(share->pages[i]), 1,
+                    EPT_RWX | EPT_WB);
         if (vm_run(vm) != REASON_VMCALL)
             fail("L2 did not come to its end");
         check_equal("read by L2", read_value(vm), 0x100 + i);

@@ -13,8 +13,10 @@
 /* ---- general registers pass through both ways ---- */
 
 #ifdef __x86_64__
-L2_CODE(l2_swap, "xchg %rax, %r15; xchg %rbx, %r14; xchg %rcx, %r13; xchg %rdx, %r12;"
-                 "xchg %rsi, %r11; xchg %rdi, %r10; xchg %rbp, %r9; not %r8", "vmcall");
+L2_CODE(l2_swap,
+        "xchg %rax, %r15; xchg %rbx, %r14; xchg %rcx, %r13; xchg %rdx, %r12;"
+        "xchg %rsi, %r11; xchg %rdi, %r10; xchg %rbp, %r9; not %r8",
+        "vmcall");
 #else
 L2_CODE(l2_swap, "xchg %eax, %edi; xchg %ebx, %esi; xchg %ecx, %ebp; not %edx", "vmcall");
 #endif
@@ -42,7 +44,8 @@ TEST("state", registers, "state-general-registers", 0)
 /* ---- segments ---- */
 
 /* What L2 loads into FS, ES and LDTR, L1 finds in the VMCS, with the hidden parts. */
-L2_CODE(l2_segments, "mov $0x23, %ecx; mov %ecx, %es; xor %ecx, %ecx; mov %ecx, %fs; lldt %cx", "vmcall");
+L2_CODE(l2_segments, "mov $0x23, %ecx; mov %ecx, %es; xor %ecx, %ecx; mov %ecx, %fs; lldt %cx",
+        "vmcall");
 
 TEST("state", segments, "state-segments-saved", 0)
 {
@@ -144,7 +147,8 @@ TEST("state", debug_not_saved, "state-debug-controls-not-saved", 0)
 /* ---- MSRs that have fields ---- */
 
 /* Reads an MSR into SI, and writes AX ^ DI to it. */
-L2_CODE(l2_msr, "mov " BX ", " CX "; rdmsr; mov " AX ", " SI "; xor " DI ", " AX "; wrmsr", "vmcall");
+L2_CODE(l2_msr, "mov " BX ", " CX "; rdmsr; mov " AX ", " SI "; xor " DI ", " AX "; wrmsr",
+        "vmcall");
 
 static void allow_msrs(struct vm *vm)
 {

@@ -80,7 +80,10 @@ static void forget_but_globals(u16 vpid) { invvpid(INVVPID_KEEP_GLOBALS, vpid, 0
 TEST("vpid", address, "invvpid-address", 0) { check_forgotten(vm, 1, 0, forget_address); }
 TEST("vpid", single, "invvpid-single", 0) { check_forgotten(vm, 2, 0, forget_vpid); }
 TEST("vpid", all, "invvpid-all", 0) { check_forgotten(vm, 3, 0, forget_all); }
-TEST("vpid", globals, "invvpid-all-but-globals", 0) { check_forgotten(vm, 4, 0, forget_but_globals); }
+TEST("vpid", globals, "invvpid-all-but-globals", 0)
+{
+    check_forgotten(vm, 4, 0, forget_but_globals);
+}
 TEST("vpid", largest, "invvpid-vpid-65535", 0) { check_forgotten(vm, 0xffff, 0, forget_vpid); }
 
 /* Global pages are kept by the last type only. */
@@ -244,7 +247,8 @@ TEST("vpid", upper_half, "invvpid-upper-half", 0)
     begin(vm, 12);
     create(vm, &mapping, 0xbc, 0);
     for (unsigned round = 0; round < 4; round++) {
-        space_map(&mapping.space, linear & 0xffffffffffff, physical(mapping.pages[round % 2]), RIGHTS);
+        space_map(&mapping.space, linear & 0xffffffffffff, physical(mapping.pages[round % 2]),
+                  RIGHTS);
         invvpid(INVVPID_ADDRESS, 12, linear + 8);
         check_equal("read by L2", l2_reads(vm, linear + VALUE), 0xbc + round % 2);
     }

@@ -80,17 +80,8 @@ void caps_read(void)
         caps.vmfunc = rdmsr(MSR_VMX_VMFUNC);
 }
 
-bool may_set(enum control_word word, u32 bits)
-{
-    return (caps.may_be_1[word] & bits) == bits;
-}
+bool may_set(enum control_word word, u32 bits) { return (caps.may_be_1[word] & bits) == bits; }
 
-bool may_clear(enum control_word word, u32 bits)
-{
-    return !(caps.must_be_1[word] & bits);
-}
+bool may_clear(enum control_word word, u32 bits) { return !(caps.must_be_1[word] & bits); }
 
-bool has_ept_cap(u64 bits)
-{
-    return may_set(CPU2, CPU2_EPT) && (caps.ept_vpid & bits) == bits;
-}
+bool has_ept_cap(u64 bits) { return may_set(CPU2, CPU2_EPT) && (caps.ept_vpid & bits) == bits; }

@@ -3,8 +3,8 @@
 #include "vmx/controls.h"
 
 struct caps {
-    bool vmx;               /* CPUID says VMX, and IA32_FEATURE_CONTROL lets us use it */
-    u32 revision;           /* of VMCS regions */
+    bool vmx;     /* CPUID says VMX, and IA32_FEATURE_CONTROL lets us use it */
+    u32 revision; /* of VMCS regions */
     bool true_controls;
     u32 must_be_1[CONTROL_WORDS];
     u32 may_be_1[CONTROL_WORDS];

@@ -165,11 +165,11 @@ enum {
 enum {
     EVENT_EXTERNAL = 0 << 8,
     EVENT_NMI = 2 << 8,
-    EVENT_HARDWARE = 3 << 8, /* hardware exception */
-    EVENT_SOFTWARE = 4 << 8, /* INT n */
-    EVENT_PRIV_SOFTWARE = 5 << 8, /* INT1 */
+    EVENT_HARDWARE = 3 << 8,       /* hardware exception */
+    EVENT_SOFTWARE = 4 << 8,       /* INT n */
+    EVENT_PRIV_SOFTWARE = 5 << 8,  /* INT1 */
     EVENT_SOFT_EXCEPTION = 6 << 8, /* INT3, INTO */
-    EVENT_OTHER = 7 << 8, /* entry only: a pending monitor trap */
+    EVENT_OTHER = 7 << 8,          /* entry only: a pending monitor trap */
     EVENT_ERROR_CODE = BIT(11),
     EVENT_NMI_UNBLOCKING = BIT(12), /* exit only */
 };
@@ -187,8 +187,8 @@ enum { ACTIVITY_ACTIVE = 0, ACTIVITY_HLT = 1, ACTIVITY_SHUTDOWN = 2, ACTIVITY_WA
 /* Segment access rights */
 enum {
     AR_ACCESSED = 1,
-    AR_DATA = 0x93,      /* present, read/write, accessed */
-    AR_CODE = 0x9b,      /* present, execute/read, accessed */
+    AR_DATA = 0x93, /* present, read/write, accessed */
+    AR_CODE = 0x9b, /* present, execute/read, accessed */
     AR_TSS_BUSY = 0x8b,
     AR_TSS16_BUSY = 0x83,
     AR_LDT = 0x82,

@@ -11,9 +11,9 @@ enum {
     EPT_WRITE = BIT(1),
     EPT_EXEC = BIT(2),
     EPT_RWX = 7,
-    EPT_TYPE_SHIFT = 3,     /* memory type, in leaves */
+    EPT_TYPE_SHIFT = 3, /* memory type, in leaves */
     EPT_IGNORE_PAT = BIT(6),
-    EPT_LARGE = BIT(7),     /* a leaf at level 2 or 3 */
+    EPT_LARGE = BIT(7), /* a leaf at level 2 or 3 */
     EPT_ACCESSED = BIT(8),
     EPT_DIRTY = BIT(9),
 };
@@ -32,7 +32,7 @@ enum {
     VIOLATION_FETCH = BIT(2),
     VIOLATION_ALLOWS_SHIFT = 3, /* what the entries allowed: R, W, X */
     VIOLATION_LINEAR_VALID = BIT(7),
-    VIOLATION_FINAL = BIT(8),   /* of the linear address itself, not of a paging structure */
+    VIOLATION_FINAL = BIT(8), /* of the linear address itself, not of a paging structure */
     VIOLATION_NMI_UNBLOCKING = BIT(12),
 };
 

@@ -18,10 +18,7 @@ static void write_part(u32 encoding, word value)
 }
 
 /* In 32-bit mode a 64-bit field is two: the encoding + 1 names the upper half. */
-static bool in_two_parts(u32 encoding)
-{
-    return !IS_64BIT && field_width(encoding) == WIDTH_64;
-}
+static bool in_two_parts(u32 encoding) { return !IS_64BIT && field_width(encoding) == WIDTH_64; }
 
 u64 vmread(u32 encoding)
 {

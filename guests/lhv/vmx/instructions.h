@@ -19,14 +19,20 @@ enum vmx_status { VMX_OK, VMX_FAIL_INVALID, VMX_FAIL_VALID, VMX_FAULT };
                      : "=@ccc"(cf_), "=@ccz"(zf_)                                                  \
                      : __VA_ARGS__                                                                 \
                      : "memory", "eax");                                                           \
-        try_result().happened ? VMX_FAULT : cf_ ? VMX_FAIL_INVALID : zf_ ? VMX_FAIL_VALID : VMX_OK; \
+        try_result().happened ? VMX_FAULT                                                          \
+        : cf_                 ? VMX_FAIL_INVALID                                                   \
+        : zf_                 ? VMX_FAIL_VALID                                                     \
+                              : VMX_OK;                                                                            \
     })
 
 static inline enum vmx_status vmxon(u64 region) { return VMX_INSTRUCTION("vmxon %2", "m"(region)); }
 static inline enum vmx_status vmxoff(void) { return VMX_INSTRUCTION("vmxoff", "i"(0)); }
 static inline enum vmx_status vmclear(u64 vmcs) { return VMX_INSTRUCTION("vmclear %2", "m"(vmcs)); }
 static inline enum vmx_status vmptrld(u64 vmcs) { return VMX_INSTRUCTION("vmptrld %2", "m"(vmcs)); }
-static inline enum vmx_status vmptrst(u64 *vmcs) { return VMX_INSTRUCTION("vmptrst %2", "m"(*vmcs)); }
+static inline enum vmx_status vmptrst(u64 *vmcs)
+{
+    return VMX_INSTRUCTION("vmptrst %2", "m"(*vmcs));
+}
 
 /* These two only for entries that must fail: the way back from a guest is in vmx/enter.S. */
 static inline enum vmx_status try_vmlaunch(void) { return VMX_INSTRUCTION("vmlaunch", "i"(0)); }

@@ -52,7 +52,8 @@ static void set_control_registers(struct vm *vm, enum mode mode)
         vm_control(vm, CPU2, CPU2_UNRESTRICTED, 0);
     if (!IS_64BIT)
         return;
-    vm_control(vm, ENTRY, flags & LONG ? ENTRY_GUEST_64BIT : 0, flags & LONG ? 0 : ENTRY_GUEST_64BIT);
+    vm_control(vm, ENTRY, flags & LONG ? ENTRY_GUEST_64BIT : 0,
+               flags & LONG ? 0 : ENTRY_GUEST_64BIT);
     if (may_set(ENTRY, ENTRY_LOAD_EFER)) {
         vm_control(vm, ENTRY, ENTRY_LOAD_EFER, 0);
         vmwrite(VMCS_GUEST_EFER, flags & LONG ? EFER_LME | EFER_LMA : 0);

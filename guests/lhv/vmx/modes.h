@@ -7,10 +7,10 @@
 #include "vmx/space.h"
 
 enum mode {
-    MODE_REAL,   /* 16 bits, neither protection nor paging: needs "unrestricted guest" */
+    MODE_REAL, /* 16 bits, neither protection nor paging: needs "unrestricted guest" */
     MODE_V86,
-    MODE_FLAT,   /* 32 bits, protection without paging: needs "unrestricted guest" */
-    MODE_32,     /* 32 bits, 32-bit paging */
+    MODE_FLAT, /* 32 bits, protection without paging: needs "unrestricted guest" */
+    MODE_32,   /* 32 bits, 32-bit paging */
     MODE_PAE,
     MODE_COMPAT, /* 32-bit code in IA-32e mode: amd64 only */
     MODE_NATIVE, /* lhv's own */

@@ -9,7 +9,7 @@ int vm_enter(struct registers *regs, bool launched);
 extern const u8 l2_done[];
 
 static const u16 control_field[CONTROL_WORDS] = {
-    [PIN] = VMCS_PIN_CONTROLS, [CPU] = VMCS_CPU_CONTROLS, [CPU2] = VMCS_CPU2_CONTROLS,
+    [PIN] = VMCS_PIN_CONTROLS,   [CPU] = VMCS_CPU_CONTROLS,     [CPU2] = VMCS_CPU2_CONTROLS,
     [EXIT] = VMCS_EXIT_CONTROLS, [ENTRY] = VMCS_ENTRY_CONTROLS,
 };
 
@@ -103,7 +103,4 @@ void vm_expect_done(struct vm *vm)
     test_abort();
 }
 
-void vm_skip(struct vm *vm)
-{
-    vmwrite(VMCS_GUEST_RIP, vm->ip + (word)vmread(VMCS_EXIT_LENGTH));
-}
+void vm_skip(struct vm *vm) { vmwrite(VMCS_GUEST_RIP, vm->ip + (word)vmread(VMCS_EXIT_LENGTH)); }

@@ -22,14 +22,14 @@ struct registers {
 
 struct vm {
     struct registers regs ALIGNED(16);
-    bool launched;      /* the VMCS's launch state */
-    bool vmx_on;        /* this processor is in VMX operation; kept over tests */
+    bool launched; /* the VMCS's launch state */
+    bool vmx_on;   /* this processor is in VMX operation; kept over tests */
     void *vmxon_region;
-    void *vmcs;         /* the first of this processor's VMCS regions */
+    void *vmcs; /* the first of this processor's VMCS regions */
     struct ept ept;
     u32 controls[CONTROL_WORDS]; /* as written to the VMCS */
-    u8 *stack;          /* L2's: the end of a page */
-    u64 *shared;        /* a page for L2 and the test to talk */
+    u8 *stack;                   /* L2's: the end of a page */
+    u64 *shared;                 /* a page for L2 and the test to talk */
 
     /* The last exit */
     u32 reason;

@@ -3,39 +3,88 @@
 #include "lib/types.h"
 
 enum {
-    CR0_PE = BIT(0), CR0_MP = BIT(1), CR0_EM = BIT(2), CR0_TS = BIT(3), CR0_ET = BIT(4),
-    CR0_NE = BIT(5), CR0_WP = BIT(16), CR0_AM = BIT(18), CR0_NW = BIT(29), CR0_CD = BIT(30),
+    CR0_PE = BIT(0),
+    CR0_MP = BIT(1),
+    CR0_EM = BIT(2),
+    CR0_TS = BIT(3),
+    CR0_ET = BIT(4),
+    CR0_NE = BIT(5),
+    CR0_WP = BIT(16),
+    CR0_AM = BIT(18),
+    CR0_NW = BIT(29),
+    CR0_CD = BIT(30),
 };
 #define CR0_PG 0x80000000u
 
 enum {
-    CR4_VME = BIT(0), CR4_PVI = BIT(1), CR4_TSD = BIT(2), CR4_DE = BIT(3), CR4_PSE = BIT(4),
-    CR4_PAE = BIT(5), CR4_MCE = BIT(6), CR4_PGE = BIT(7), CR4_PCE = BIT(8), CR4_OSFXSR = BIT(9),
-    CR4_VMXE = BIT(13), CR4_SMXE = BIT(14), CR4_FSGSBASE = BIT(16), CR4_PCIDE = BIT(17),
-    CR4_OSXSAVE = BIT(18), CR4_SMEP = BIT(20), CR4_SMAP = BIT(21),
+    CR4_VME = BIT(0),
+    CR4_PVI = BIT(1),
+    CR4_TSD = BIT(2),
+    CR4_DE = BIT(3),
+    CR4_PSE = BIT(4),
+    CR4_PAE = BIT(5),
+    CR4_MCE = BIT(6),
+    CR4_PGE = BIT(7),
+    CR4_PCE = BIT(8),
+    CR4_OSFXSR = BIT(9),
+    CR4_VMXE = BIT(13),
+    CR4_SMXE = BIT(14),
+    CR4_FSGSBASE = BIT(16),
+    CR4_PCIDE = BIT(17),
+    CR4_OSXSAVE = BIT(18),
+    CR4_SMEP = BIT(20),
+    CR4_SMAP = BIT(21),
 };
 
 enum {
     RFLAGS_FIXED = BIT(1), /* always one */
-    RFLAGS_CF = BIT(0), RFLAGS_ZF = BIT(6), RFLAGS_TF = BIT(8), RFLAGS_IF = BIT(9),
-    RFLAGS_RF = BIT(16), RFLAGS_VM = BIT(17),
+    RFLAGS_CF = BIT(0),
+    RFLAGS_ZF = BIT(6),
+    RFLAGS_TF = BIT(8),
+    RFLAGS_IF = BIT(9),
+    RFLAGS_RF = BIT(16),
+    RFLAGS_VM = BIT(17),
 };
 
 enum {
-    EFER_SCE = BIT(0), EFER_LME = BIT(8), EFER_LMA = BIT(10), EFER_NXE = BIT(11),
+    EFER_SCE = BIT(0),
+    EFER_LME = BIT(8),
+    EFER_LMA = BIT(10),
+    EFER_NXE = BIT(11),
 };
 
 /* Entries of the guest-linear paging structures. */
 enum {
-    PTE_PRESENT = BIT(0), PTE_WRITE = BIT(1), PTE_USER = BIT(2), PTE_PWT = BIT(3), PTE_PCD = BIT(4),
-    PTE_ACCESSED = BIT(5), PTE_DIRTY = BIT(6), PTE_LARGE = BIT(7), PTE_GLOBAL = BIT(8),
+    PTE_PRESENT = BIT(0),
+    PTE_WRITE = BIT(1),
+    PTE_USER = BIT(2),
+    PTE_PWT = BIT(3),
+    PTE_PCD = BIT(4),
+    PTE_ACCESSED = BIT(5),
+    PTE_DIRTY = BIT(6),
+    PTE_LARGE = BIT(7),
+    PTE_GLOBAL = BIT(8),
 };
 
 /* Exception vectors. */
 enum {
-    EXC_DE = 0, EXC_DB = 1, EXC_NMI = 2, EXC_BP = 3, EXC_OF = 4, EXC_BR = 5, EXC_UD = 6, EXC_NM = 7,
-    EXC_DF = 8, EXC_TS = 10, EXC_NP = 11, EXC_SS = 12, EXC_GP = 13, EXC_PF = 14, EXC_MF = 16,
-    EXC_AC = 17, EXC_MC = 18,
+    EXC_DE = 0,
+    EXC_DB = 1,
+    EXC_NMI = 2,
+    EXC_BP = 3,
+    EXC_OF = 4,
+    EXC_BR = 5,
+    EXC_UD = 6,
+    EXC_NM = 7,
+    EXC_DF = 8,
+    EXC_TS = 10,
+    EXC_NP = 11,
+    EXC_SS = 12,
+    EXC_GP = 13,
+    EXC_PF = 14,
+    EXC_MF = 16,
+    EXC_AC = 17,
+    EXC_MC = 18,
 };
 
 enum {

@@ -44,7 +44,9 @@ static void load_gdt(struct cpu *cpu)
                  "push %%rax\n\t"
                  "lretq\n"
                  "1:"
-                 : : "i"(SEL_CODE) : "rax", "memory");
+                 :
+                 : "i"(SEL_CODE)
+                 : "rax", "memory");
 #else
     asm volatile("ljmp %0, $1f\n1:" : : "i"(SEL_CODE) : "memory");
 #endif
@@ -52,7 +54,8 @@ static void load_gdt(struct cpu *cpu)
                  "mov %0, %%es\n\t"
                  "mov %0, %%ss\n\t"
                  "mov %0, %%fs"
-                 : : "r"(SEL_DATA));
+                 :
+                 : "r"(SEL_DATA));
 }
 
 void load_gs(struct cpu *cpu)

@@ -36,9 +36,9 @@ struct cpu {
     u32 apic_id;
     volatile bool online;
 
-    struct fault fault;    /* what the last try_... met */
-    struct context *abort; /* where a test goes that cannot go on */
-    struct context leave_user; /* see x86/user.h */
+    struct fault fault;           /* what the last try_... met */
+    struct context *abort;        /* where a test goes that cannot go on */
+    struct context leave_user;    /* see x86/user.h */
     volatile u32 interrupts[256]; /* how often each vector came */
 
     u64 gdt[GDT_ENTRIES];

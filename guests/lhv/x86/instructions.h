@@ -103,7 +103,13 @@ static inline void interrupts_off(void) { asm volatile("cli" : : : "memory"); }
 static inline void interrupts_on(void) { asm volatile("sti" : : : "memory"); }
 
 /* Take the interrupts that are pending. */
-static inline void interrupts_take(void) { asm volatile("sti\n\tnop\n\tnop\n\tcli" : : : "memory"); }
+static inline void interrupts_take(void)
+{
+    asm volatile("sti\n\tnop\n\tnop\n\tcli" : : : "memory");
+}
 
 /* STI holds interrupts back for one instruction: nothing can be missed before the HLT. */
-static inline void interrupts_on_and_halt(void) { asm volatile("sti\n\thlt\n\tcli" : : : "memory"); }
+static inline void interrupts_on_and_halt(void)
+{
+    asm volatile("sti\n\thlt\n\tcli" : : : "memory");
+}

@@ -62,13 +62,16 @@ static void unexpected(struct trap_frame *frame)
     test_abort();
 }
 
+/*
+ * Ring 3 is left for good.  Its data segments are still loaded, and the interrupt has left a null
+ * selector in SS if this is 64-bit mode.
+ */
 static void leave_user(struct cpu *cpu)
 {
-    asm volatile("mov %0, %%ds\n\tmov %0, %%es" : : "r"(SEL_DATA));
+    asm volatile("mov %0, %%ds\n\tmov %0, %%es\n\tmov %0, %%ss" : : "r"(SEL_DATA));
     context_restore(&cpu->leave_user);
 }
 
-/* An interrupt out of ring 3 leaves its data segments loaded; to lhv they are as good as its own. */
 void trap(struct trap_frame *frame);
 void trap(struct trap_frame *frame)
 {

@@ -33,9 +33,6 @@ static inline struct fault try_rdmsr(u32 index, u64 *value)
 static inline struct fault try_wrmsr(u32 index, u64 value)
 {
     try_begin();
-    asm volatile(TRY("wrmsr")
-                 :
-                 : "c"(index), "a"((u32)value), "d"((u32)(value >> 32))
-                 : "memory");
+    asm volatile(TRY("wrmsr") : : "c"(index), "a"((u32)value), "d"((u32)(value >> 32)) : "memory");
     return try_result();
 }
