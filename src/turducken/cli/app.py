@@ -21,7 +21,11 @@ EXAMPLES = """\
    turducken COMMAND --help               the options of a command, and more examples
 """
 
-LATER = {"compare": "turducken.cli.compare", "pt": "turducken.cli.pt"}
+LATER = {
+    "bench": "turducken.cli.bench",
+    "compare": "turducken.cli.compare",
+    "pt": "turducken.cli.pt",
+}
 
 app = typer.Typer(
     name="turducken",
