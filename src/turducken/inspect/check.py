@@ -19,13 +19,16 @@ from turducken.paging import rights
 from turducken.paging.compare import Change, compare
 from turducken.paging.compose import compose, outside, within
 from turducken.paging.inventory import Inventory, take_inventory
-from turducken.paging.ranges import Mapping, RangeTable, map_ranges, merge
+from turducken.paging.ranges import DEFAULT_MAX_RANGES, Mapping, RangeTable, map_ranges, merge
 from turducken.paging.readers import Bools, Words, distinct
 from turducken.paging.survey import State
 from turducken.paging.walker import Stop, walk
 
 LEGACY_VIDEO = Region(0xA_0000, 0x2_0000)
 """Never RAM on a PC, though a flat dump has bytes for it."""
+
+
+MIN_RANGES = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +84,16 @@ class Checker:
         self.memory = memory
         self.around = around
         self.report = report
-        self.mapping: Mapping = map_ranges(stage.fmt, memory, stage.root, pat=stage.pat)
         self.inventory: Inventory = take_inventory(stage.fmt, memory, stage.root)
+        # Tables that are used again and again need not be gone through each time.
+        entries = self.inventory.count * (stage.fmt.levels[-1].index_mask + 1)
+        self.mapping: Mapping = map_ranges(
+            stage.fmt,
+            memory,
+            stage.root,
+            pat=stage.pat,
+            max_ranges=max(MIN_RANGES, min(DEFAULT_MAX_RANGES, 2 * entries)),
+        )
         self._ram = None if around.ram is None else region_table(around.ram)
 
     def run(self) -> None:

@@ -98,4 +98,5 @@ class ChainMap:
     @property
     def truncated(self) -> bool:
         """Tell whether a limit was reached in any stage that was looked at."""
-        return any(one.truncated for one in self._mappings.values())
+        mapped = any(one.truncated for one in self._mappings.values())
+        return mapped or any(one.truncated for one in self._composed.values())

@@ -15,6 +15,7 @@ from turducken.paging.readers import Bools, Words
 _PAGE = np.uint64(12)
 ALL_ONES = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
 FEW = 16
+MAX_PIECES = 1 << 23
 INDEX_PAGES = 1 << 25
 """The index of the outer stage is used where it spans at most this many pages (128 GiB)."""
 
@@ -27,6 +28,8 @@ class Composition:
     """From the inner stage's input to the outer stage's output."""
     unmapped: RangeTable
     """As in the inner stage: targets are in the space between the stages."""
+    truncated: bool = False
+    """The stages cut each other into more than `MAX_PIECES`; what comes later is left out."""
 
 
 def compose(inner: RangeTable, outer: RangeTable) -> Composition:
@@ -40,7 +43,9 @@ def compose(inner: RangeTable, outer: RangeTable) -> Composition:
     ranges = _through(inner, outer)
     if ranges.total == inner.total:
         return Composition(merge(ranges), RangeTable())
-    return Composition(merge(ranges), merge(within(inner, _gaps(outer))))
+    truncated = len(ranges) >= MAX_PIECES
+    unmapped = RangeTable() if truncated else merge(within(inner, _gaps(outer)))
+    return Composition(merge(ranges), unmapped, truncated)
 
 
 def within(ranges: RangeTable, regions: RangeTable) -> RangeTable:
@@ -50,15 +55,13 @@ def within(ranges: RangeTable, regions: RangeTable) -> RangeTable:
     """
     if not len(ranges) or not len(regions):
         return RangeTable()
-    ranges = ranges.take(_near(ranges, regions))
-    pieces = _through(ranges, regions)
-    owner = np.searchsorted(ranges.start, pieces.start, side="right") - 1
-    moved = pieces.start - ranges.start[owner]
+    cut = _cut(ranges.take(_near(ranges, regions)), regions)
     return replace(
-        pieces,
-        target=np.add(ranges.target[owner], moved),
-        attributes=ranges.attributes[owner],
-        shifts=ranges.shifts[owner],
+        cut.inner,
+        start=np.add(cut.inner.start, cut.low - cut.inner.target),
+        size=cut.size,
+        target=cut.low,
+        entry_address=np.full(len(cut.size), NO_ENTRY),
     )
 
 
@@ -86,10 +89,26 @@ def outside(ranges: RangeTable, regions: RangeTable) -> RangeTable:
     return compose(ranges.take(~inside), regions).unmapped
 
 
-def _through(inner: RangeTable, outer: RangeTable) -> RangeTable:
-    """Return each piece of an inner range that lies in one outer range, not merged."""
+@dataclass(frozen=True, slots=True)
+class _Pieces:
+    """Where inner and outer ranges overlap: a row for each piece."""
+
+    inner: RangeTable
+    outer: NDArray[np.intp]
+    """Index of the outer range."""
+    low: Words
+    """First address between the stages, and the number of bytes."""
+    size: Words
+
+
+def _cut(inner: RangeTable, outer: RangeTable) -> _Pieces:
+    """Cut every inner range into the pieces that lie in one outer range each."""
     first, stop = _overlaps(inner, outer)
     counts = stop - first
+    room = MAX_PIECES - np.cumsum(counts)
+    if len(room) and room[-1] < 0:
+        # Tables that map the same memory over and over: garbage, usually.
+        counts = np.clip(counts + np.minimum(room, 0), 0, counts)
     if (counts == 1).all():
         # The usual case when both stages are mapped page by page.
         part, theirs = inner, first
@@ -97,19 +116,25 @@ def _through(inner: RangeTable, outer: RangeTable) -> RangeTable:
         mine = np.repeat(np.arange(len(inner)), counts)
         before = np.cumsum(counts) - counts
         part, theirs = inner.take(mine), np.arange(len(mine)) - np.repeat(before - first, counts)
-    start, size = outer.start[theirs], outer.size[theirs]
+    one = np.uint64(1)
+    start = outer.start[theirs]
     low = np.maximum(part.target, start)
-    high = np.minimum(part.target + (part.size - np.uint64(1)), start + (size - np.uint64(1)))
-    length = high - low + np.uint64(1)
-    moved_in, moved_out = low - part.target, low - start
+    high = np.minimum(part.target + (part.size - one), start + (outer.size[theirs] - one))
+    return _Pieces(part, theirs, low, high - low + one)
+
+
+def _through(inner: RangeTable, outer: RangeTable) -> RangeTable:
+    """Return each piece of an inner range that lies in one outer range, not merged."""
+    cut = _cut(inner, outer)
+    moved_in, moved_out = cut.low - cut.inner.target, cut.low - outer.start[cut.outer]
     return RangeTable(
-        np.add(part.start, moved_in),
-        length,
-        np.add(outer.target[theirs], moved_out),
-        combine_all(part.attributes, outer.attributes[theirs]),
-        np.full(len(length), NO_ENTRY),
-        part.shifts | outer.shifts[theirs],
-        np.ones(len(length), dtype=np.uint64),
+        np.add(cut.inner.start, moved_in),
+        cut.size,
+        np.add(outer.target[cut.outer], moved_out),
+        combine_all(cut.inner.attributes, outer.attributes[cut.outer]),
+        np.full(len(cut.size), NO_ENTRY),
+        cut.inner.shifts | outer.shifts[cut.outer],
+        np.ones(len(cut.size), dtype=np.uint64),
     )
 
 

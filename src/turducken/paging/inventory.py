@@ -43,6 +43,11 @@ class Inventory:
     truncated: bool
 
     @property
+    def count(self) -> int:
+        """Number of tables, each counted once for every level it is used at."""
+        return sum(len(level) for level in self.tables)
+
+    @property
     def all_tables(self) -> Words:
         """Every table's address once, ascending."""
         return distinct(np.concatenate(self.tables))

@@ -16,7 +16,9 @@ from turducken.paging.survey import DEFAULT_MAX_TABLES, Rows, State, Survey, joi
 
 Attributes = NDArray[np.uint32]
 
-DEFAULT_MAX_RANGES = 1 << 23
+DEFAULT_MAX_RANGES = 1 << 22
+"""16 GiB of single pages, each somewhere else; some 250 MB."""
+
 MAX_PROBLEMS = 1 << 16
 NO_ENTRY = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
 
