@@ -1,8 +1,7 @@
 """One processor's memory-management unit: from a linear address to host RAM, or to a fault.
 
 Without EPT, one walk; with EPT, every address that the guest's tables name is itself translated
-(SDM 3C, "EPT Overview"). What was found is cached in the TLB model, and the TLB model is asked
-first.
+(SDM 3C, "EPT Overview"). What was found is cached in the TLB model, which is asked first.
 """
 
 from typing import NamedTuple
@@ -19,42 +18,75 @@ from turducken.mmu.faults import (
 from turducken.mmu.policy import TlbPolicy
 from turducken.mmu.rights import (
     EPT_NEEDED,
-    ERROR_PK,
+    EPT_RIGHTS,
+    EPT_USER_FETCH,
     FETCH,
     READ,
     WRITE,
     AccessMode,
-    error_code,
     is_allowed,
+    not_present_error,
+    rights_error,
 )
-from turducken.mmu.tlb import GLOBAL, NO_EPT, LinearTag, Mapping, Tlb
+from turducken.mmu.tlb import GLOBAL, NO_EPT, LinearTag, Mapping, Space, StructureKey, Tlb
 from turducken.paging import entries as e
 from turducken.paging.formats import BoundFormat
-from turducken.paging.walker import Start, Stop, Walk, walk
+from turducken.paging.walker import ALL_ONES, Start, Stop, Walk, walk
 
 _D, _G = e.PTE.mask("D"), e.PTE.mask("G")
-_A = e.PTE.mask("A")
+_RW, _US, _XD = e.PTE.mask("R/W"), e.PTE.mask("U/S"), e.PTE.mask("XD")
 _EPT_A, _EPT_D = e.EPT_A, e.EPT_D
+_BOTH = EPT_NEEDED[READ] | EPT_NEEDED[WRITE]
 
 QUALIFICATION_LINEAR_VALID = 1 << 7
 QUALIFICATION_FINAL_ACCESS = 1 << 8
+_QUALIFICATION_USER_FETCH = 1 << 6
+_ADVANCED_SHIFT = 9
+_PML_ENTRIES = 512
+
+USER_PAGE, WRITABLE_PAGE, XD_PAGE = 1, 2, 4
+"""What paging says of a linear address, as the advanced information for EPT violations has it."""
+
+_UNPAGED = USER_PAGE | WRITABLE_PAGE
+"""With CR0.PG = 0: "every linear address is a user-mode linear address", read/write, executable."""
 
 
 class EptSetup(NamedTuple):
-    """The second stage in force: the bound EPT format, and the EPTP taken apart."""
+    """The second stage in force: the bound EPT format, and the EPTP taken apart.
+
+    ``advanced_information``: EPT violations tell what paging says of the linear address.
+    """
 
     format: BoundFormat
     ep4ta: int
     accessed_dirty: bool
+    advanced_information: bool = False
 
 
 class Access(NamedTuple):
-    """One access. ``user``: CPL 3 and not implicit; ``ac``: RFLAGS.AC where it counts."""
+    """One access to translate.
+
+    ``user``: at CPL 3 and not implicit; ``ac``: RFLAGS.AC, where it counts.
+    """
 
     address: int
     kind: int
     user: bool = False
     ac: bool = False
+
+
+class PhysicalAccess(NamedTuple):
+    """One access to guest-physical ``gpa``, on behalf of ``linear`` (None: a load of PDPTEs).
+
+    ``is_final`` is false for an access to a guest paging structure; ``page`` tells what paging says
+    of the linear address (`USER_PAGE`, `WRITABLE_PAGE`, `XD_PAGE`) where it is true.
+    """
+
+    gpa: int
+    kind: int
+    linear: int | None
+    is_final: bool
+    page: int = _UNPAGED
 
 
 class PageModificationLog:
@@ -85,6 +117,7 @@ class Mmu:
         self.pml: PageModificationLog | None = None
         self.apic_access_page: int | None = None
         self.address_mask = (1 << 48) - 1
+        self._has_globals = False
         self._set_tag(LinearTag(0, 0, NO_EPT))
 
     def _set_tag(self, tag: LinearTag) -> None:
@@ -108,7 +141,15 @@ class Mmu:
         self.paging, self.root, self.mode, self.ept = paging, root, mode, ept
         self.is_pae = paging is not None and paging.name == "PAE"
         self.address_mask = (1 << (paging.address_bits if paging else 48)) - 1
-        self._set_tag(LinearTag(vpid, pcid, ept.ep4ta if ept else NO_EPT))
+        tag = LinearTag(vpid, pcid, ept.ep4ta if ept else NO_EPT)
+        if tag != self.tag:
+            self._set_tag(tag)
+
+    def enable_globals(self, *, enabled: bool) -> None:
+        """Follow CR4.PGE."""
+        self._has_globals = enabled
+
+    # A linear address
 
     def translate(self, access: Access) -> Mapping | Fault:
         """Translate one access; return the mapping to use or the fault to take.
@@ -120,13 +161,15 @@ class Mmu:
             return self._translate_unpaged(access)
         address = access.address & self.address_mask
         mapping = self._space.find(address) or self._global_space.find(address)
-        if mapping is not None and (access.kind != WRITE or mapping.is_dirty):
-            self.tlb.statistics.hits += 1
+        if mapping is not None:
             fault = self._refuse(mapping, access)
-            if fault is None:
+            if fault is not None:
+                self.tlb.statistics.hits += 1
+                self._invalidate_for(fault)
+                return fault
+            if access.kind != WRITE or mapping.is_dirty:
+                self.tlb.statistics.hits += 1
                 return mapping
-            self._invalidate_for(fault)
-            return fault
         self.tlb.statistics.misses += 1
         found = self._walk(access, address)
         if not isinstance(found, Mapping):
@@ -137,19 +180,23 @@ class Mmu:
         if isinstance(fault, PageFault):
             self.tlb.page_fault(self.tag, fault.address & self.address_mask)
         elif isinstance(fault, EptViolation):
-            self.tlb.ept_violation(self.tag, fault.gpa, fault.address)
+            # Combined mappings go where the address "was the translation of a linear address".
+            is_final = fault.qualification & QUALIFICATION_FINAL_ACCESS
+            linear = fault.address if is_final and self.paging is not None else None
+            if linear is not None:
+                linear &= self.address_mask
+            self.tlb.ept_violation(self.tag, fault.gpa, linear)
 
     def _translate_unpaged(self, access: Access) -> Mapping | Fault:
-        """CR0.PG = 0: linear is guest-physical; "no combined mappings are used"."""
+        """CR0.PG = 0: linear is guest-physical; "no combined mappings are created or used"."""
         address = access.address & 0xFFFF_FFFF
         if self.ept is None:
             page = address & ~0xFFF
             return Mapping(page, 12, 7, 0, 0, is_dirty=True, gpa=page)
-        found = self.guest_physical(address, access.kind, access.address, is_final=True)
-        if isinstance(found, EptViolation):
-            self._invalidate_for(found)
-        elif isinstance(found, Mapping):
+        found = self._outer(PhysicalAccess(address, access.kind, access.address, is_final=True))
+        if isinstance(found, Mapping):
             return self._check_apic_page(found, access) or found
+        self._invalidate_for(found)
         return found
 
     def _check_apic_page(self, mapping: Mapping, access: Access) -> ApicAccess | None:
@@ -162,45 +209,34 @@ class Mmu:
 
     def _refuse(self, mapping: Mapping, access: Access) -> Fault | None:
         """Return the fault that ``access`` takes if it uses ``mapping``, or None if it may."""
-        mode = self.mode
-        if not is_allowed(
-            mode,
-            mapping.all_of,
-            mapping.any_of,
-            mapping.leaf,
-            access.kind,
-            user=access.user,
-            ac=access.ac,
-        ):
-            return self._rights_fault(mapping.all_of, mapping.any_of, mapping.leaf, access)
-        if not mapping.ept_all_of & EPT_NEEDED[access.kind]:
-            gpa = mapping.gpa + (access.address & ((1 << mapping.shift) - 1))
-            return self._violation(
-                gpa, access.kind, mapping.ept_all_of, access.address, is_final=True
-            )
+        _, kind, user, ac = access
+        all_of, any_of = mapping.all_of, mapping.any_of
+        if not is_allowed(self.mode, all_of, any_of, mapping.leaf, kind, user=user, ac=ac):
+            return self._rights_fault(all_of, mapping.leaf, access)
+        if self.ept is not None:
+            page = _page_kind(all_of, any_of)
+            if not mapping.ept_all_of & self._final_need(kind, page):
+                gpa = mapping.gpa + (access.address & ((1 << mapping.shift) - 1))
+                final = PhysicalAccess(gpa, kind, access.address, True, page)
+                return self._violation(final, mapping.ept_all_of)
         if self.apic_access_page is not None:
             return self._check_apic_page(mapping, access)
         return None
 
-    def _rights_fault(self, all_of: int, any_of: int, leaf: int, access: Access) -> PageFault:
-        mode, kind = self.mode, access.kind
-        code = error_code(mode, kind, user=access.user, present=True, reserved=False)
-        if mode.pke and kind != FETCH:
-            without_key = AccessMode(mode.wp, mode.smep, mode.smap, mode.nx)
-            if is_allowed(without_key, all_of, any_of, leaf, kind, user=access.user, ac=access.ac):
-                code |= ERROR_PK
+    def _rights_fault(self, all_of: int, leaf: int, access: Access) -> PageFault:
+        code = rights_error(self.mode, all_of, leaf, access.kind, user=access.user)
         return PageFault(access.address, code)
 
     def _walk(self, access: Access, address: int) -> Mapping | Fault:
         fmt = self.paging
         assert fmt is not None
         tables = self.memory if self.ept is None else _GuestTables(self, access.address)
-        start = self._cached_start(fmt, address)
+        start = _cached_start(self._space, fmt, address)
         if start is None and self.is_pae:
             # SDM 3A, "PAE Paging": the PDPTEs are registers, loaded by MOV to CR.
             pdpte = self.pdptes[address >> 30 & 3]
             if not pdpte & 1:
-                return self._not_present(access, reserved=False)
+                return self._no_translation(access, reserved=False)
             start = Start(1, pdpte & fmt.levels[0].table_address)
         found = walk(fmt, tables, self.root, address, start)
         if found.stop is Stop.NO_MEMORY:
@@ -208,44 +244,33 @@ class Mmu:
             assert tables.fault is not None
             return tables.fault
         if found.stop is not Stop.PAGE:
-            return self._not_present(access, reserved=found.stop is Stop.MALFORMED)
-        if not is_allowed(
-            self.mode,
-            found.all_of,
-            found.any_of,
-            found.leaf,
-            access.kind,
-            user=access.user,
-            ac=access.ac,
-        ):
-            return self._rights_fault(found.all_of, found.any_of, found.leaf, access)
+            return self._no_translation(access, reserved=found.stop is Stop.MALFORMED)
+        _, kind, user, ac = access
+        all_of, any_of, leaf = found.all_of, found.any_of, found.leaf
+        if not is_allowed(self.mode, all_of, any_of, leaf, kind, user=user, ac=ac):
+            return self._rights_fault(all_of, leaf, access)
         fault = self._set_flags(fmt, found, access)
         if fault is not None:
             return fault
-        return self._finish(fmt, found, access, address)
+        mapping = self._map_page(found, access, address)
+        if isinstance(mapping, Mapping):
+            self._remember(fmt, found, start, address, mapping)
+            return self._check_apic_page(mapping, access) or mapping
+        return mapping
 
-    def _not_present(self, access: Access, *, reserved: bool) -> PageFault:
-        code = error_code(
-            self.mode, access.kind, user=access.user, present=reserved, reserved=reserved
-        )
+    def _no_translation(self, access: Access, *, reserved: bool) -> PageFault:
+        code = not_present_error(self.mode, access.kind, user=access.user, reserved=reserved)
         return PageFault(access.address, code)
 
-    def _cached_start(self, fmt: BoundFormat, address: int) -> Start | None:
-        """Return the deepest usable paging-structure-cache entry for ``address``."""
-        structures = self._space.structures
-        if not structures:
-            return None
-        for level in range(len(fmt.levels) - 1, 0, -1):
-            start = structures.get((level, address >> fmt.levels[level - 1].shift))
-            if start is not None:
-                return start
-        return None
-
     def _set_flags(self, fmt: BoundFormat, found: Walk, access: Access) -> Fault | None:
-        """Set accessed flags on the path, and the leaf's dirty flag for a write."""
+        """Set accessed flags on the path, and the leaf's dirty flag for a write.
+
+        SDM 3A, "Accessed and Dirty Flags": entries that are used get them. A walk that ends in a
+        fault has used none.
+        """
         last = len(found.steps) - 1
         for number, step in enumerate(found.steps):
-            wanted = 0 if fmt.levels[step.level].neutral != 0 else fmt.accessed
+            wanted = 0 if fmt.levels[step.level].neutral else fmt.accessed
             if number == last and access.kind == WRITE:
                 wanted |= fmt.dirty
             if step.entry & wanted == wanted:
@@ -259,185 +284,199 @@ class Mmu:
 
     def _store_entry(self, address: int, size: int, entry: int, access: Access) -> Fault | None:
         if self.ept is not None:
-            target = self.guest_physical(address, WRITE, access.address, is_final=False)
+            target = self._outer(PhysicalAccess(address, WRITE, access.address, is_final=False))
             if not isinstance(target, Mapping):
                 return target
             address = target.page | address & ((1 << target.shift) - 1)
         self.memory.store(address, size, entry)
         return None
 
-    def _finish(
-        self, fmt: BoundFormat, found: Walk, access: Access, address: int
-    ) -> Mapping | Fault:
-        """Translate the page the guest's tables name, make the mapping and cache it."""
-        shift, leaf = found.shift, found.steps[-1].entry
-        offset = address & ((1 << shift) - 1)
-        is_dirty = bool(leaf & _D)
-        mapping = Mapping(found.page, shift, found.all_of, found.any_of, leaf, is_dirty, found.page)
-        if self.ept is not None:
-            outer = self.guest_physical(
-                found.page + offset, access.kind, access.address, is_final=True
-            )
-            if not isinstance(outer, Mapping):
-                return outer
-            shift = min(shift, outer.shift)
-            mask = (1 << shift) - 1
-            mapping.shift = shift
-            mapping.gpa = (found.page + offset) & ~mask
-            mapping.page = (outer.page | (found.page + offset) & ((1 << outer.shift) - 1)) & ~mask
-            mapping.ept_all_of, mapping.ept_leaf = outer.ept_all_of, outer.ept_leaf
-            mapping.is_dirty = is_dirty and outer.is_dirty
-        space = self._global_space if leaf & _G and self._has_globals else self._space
-        self._remember_structures(fmt, found, address)
-        space.add(address, mapping)
-        self.policy.added(self.tlb, space, address, mapping)
-        if self.apic_access_page is not None:
-            return self._check_apic_page(mapping, access) or mapping
+    def _map_page(self, found: Walk, access: Access, address: int) -> Mapping | Fault:
+        """Translate the page that the guest's tables name, and make the mapping."""
+        shift, leaf = found.shift, found.leaf
+        all_of, any_of = found.all_of, found.any_of
+        mapping = Mapping(found.page, shift, all_of, any_of, leaf, bool(leaf & _D), found.page)
+        if self.ept is None:
+            return mapping
+        gpa = found.page + (address & ((1 << shift) - 1))
+        page = _page_kind(all_of, any_of)
+        outer = self._outer(PhysicalAccess(gpa, access.kind, access.address, True, page))
+        if not isinstance(outer, Mapping):
+            return outer
+        mapping.whole_shift = shift
+        mapping.shift = shift = min(shift, outer.shift)
+        mask = (1 << shift) - 1
+        mapping.gpa = gpa & ~mask
+        mapping.page = (outer.page | gpa & ((1 << outer.shift) - 1)) & ~mask
+        mapping.ept_all_of, mapping.ept_leaf = outer.ept_all_of, outer.ept_leaf
+        mapping.is_dirty = mapping.is_dirty and outer.is_dirty
         return mapping
 
-    _has_globals = False
+    def _remember(
+        self, fmt: BoundFormat, found: Walk, start: Start | None, address: int, mapping: Mapping
+    ) -> None:
+        """Cache the mapping, and the entries above the leaf."""
+        space = self._global_space if mapping.leaf & _G and self._has_globals else self._space
+        space.add(address, mapping)
+        _remember_structures(self._space, fmt, found, start, address)
+        self.policy.added(self.tlb, space, address, mapping)
 
-    def enable_globals(self, *, enabled: bool) -> None:
-        """Follow CR4.PGE."""
-        self._has_globals = enabled
-
-    def _remember_structures(self, fmt: BoundFormat, found: Walk, address: int) -> None:
-        all_of, any_of = -1, 0
-        structures = self._space.structures
-        first = found.steps[0].level
-        if first > (1 if self.is_pae else 0):
-            return  # the walk began in the cache: what is above is there already
-        for step in found.steps[:-1]:
-            level = fmt.levels[step.level]
-            all_of &= step.entry | level.neutral
-            any_of |= step.entry
-            key = (step.level + 1, address >> level.shift)
-            structures[key] = Start(
-                step.level + 1, step.entry & level.table_address, all_of, any_of
-            )
+    # A guest-physical address
 
     def guest_physical(
         self, gpa: int, kind: int, linear: int | None, *, is_final: bool
     ) -> Mapping | Fault:
         """Translate a guest-physical address through the EPT in force.
 
-        ``is_final`` is false for an access to a guest paging structure on behalf of ``linear``. The
-        result's ``page`` is host-physical; its ``ept_all_of`` holds the permissions.
+        ``is_final`` is false for an access to a guest paging structure on behalf of ``linear``, or
+        for a load of PDPTEs (``linear`` is None). The result's ``page`` is host-physical; its
+        ``ept_all_of`` holds the permissions.
         """
+        found = self._outer(PhysicalAccess(gpa, kind, linear, is_final))
+        if not isinstance(found, Mapping):
+            self._invalidate_for(found)
+        return found
+
+    def _outer(self, access: PhysicalAccess) -> Mapping | Fault:
         ept = self.ept
         assert ept is not None
-        space = self._physical_space
-        # "accesses to guest paging-structure entries are treated as writes" with A/D flags on.
-        as_write = kind == WRITE or (ept.accessed_dirty and not is_final and linear is not None)
-        mapping = space.find(gpa)
-        if mapping is None or (as_write and not mapping.is_dirty):
-            found = self._ept_walk(ept, gpa, kind, linear, as_write=as_write, is_final=is_final)
-            if not isinstance(found, Mapping):
-                return found
-            mapping = found
-        needed = EPT_NEEDED[kind] | (2 if as_write else 0)
-        if mapping.ept_all_of & needed != needed:
-            return self._violation(gpa, kind, mapping.ept_all_of, linear, is_final=is_final)
-        return mapping
+        gpa, kind, linear, is_final, page = access
+        # "accesses to guest paging-structure entries are treated as writes" with A/D flags on; not
+        # so "loads of the PDPTE registers ... by the MOV to CR instruction".
+        needed = self._final_need(kind, page)
+        if ept.accessed_dirty and not is_final and linear is not None:
+            needed = _BOTH
+        mapping = self._physical_space.find(gpa)
+        if mapping is not None:
+            if mapping.ept_all_of & needed != needed:
+                return self._violation(access, mapping.ept_all_of)
+            if mapping.is_dirty or not needed & EPT_NEEDED[WRITE]:
+                return mapping
+        return self._ept_walk(ept, access, needed)
 
-    def _ept_walk(
-        self,
-        ept: EptSetup,
-        gpa: int,
-        kind: int,
-        linear: int | None,
-        *,
-        as_write: bool,
-        is_final: bool,
-    ) -> Mapping | Fault:
-        fmt = ept.format
-        if gpa >> 48:
-            # "If any of these bits (63:48) is set, ... causes an EPT violation."
-            return self._violation(gpa, kind, 0, linear, is_final=is_final)
-        space = self._physical_space
-        start = None
-        for level in range(3, 0, -1):
-            start = space.structures.get((level, gpa >> fmt.levels[level - 1].shift))
-            if start is not None:
-                break
+    def _final_need(self, kind: int, page: int) -> int:
+        """Return the EPT permission that an access needs."""
+        ept = self.ept
+        assert ept is not None
+        if kind == FETCH and page & USER_PAGE and ept.format.features.mode_based_execute:
+            return EPT_USER_FETCH
+        return EPT_NEEDED[kind]
+
+    def _ept_walk(self, ept: EptSetup, access: PhysicalAccess, needed: int) -> Mapping | Fault:
+        fmt, space, gpa = ept.format, self._physical_space, access.gpa
+        if gpa >> fmt.address_bits:
+            # "If any of these bits (51:48) is not 0 ... an EPT violation occurs."
+            return self._violation(access, 0)
+        start = _cached_start(space, fmt, gpa)
         found = walk(fmt, self.memory, ept.ep4ta, gpa, start)
         if found.stop is Stop.MALFORMED:
-            return EptMisconfiguration(gpa, linear, is_final)
+            return EptMisconfiguration(gpa, access.linear, access.is_final)
         if found.stop is Stop.NOT_PRESENT:
-            return self._violation(gpa, kind, 0, linear, is_final=is_final)
-        all_of = found.all_of
-        needed = EPT_NEEDED[kind] | (2 if as_write else 0)
-        if all_of & needed != needed:
-            return self._violation(gpa, kind, all_of, linear, is_final=is_final)
-        leaf = found.leaf
+            return self._violation(access, 0)
+        if found.all_of & needed != needed:
+            return self._violation(access, found.all_of)
+        leaf, is_dirty = found.leaf, True
         if ept.accessed_dirty:
-            full = self._log_write(gpa) if as_write and not leaf & _EPT_D else None
+            full = self._set_ept_flags(found, gpa, dirty=bool(needed & EPT_NEEDED[WRITE]))
             if full is not None:
                 return full
-            leaf = self._set_ept_flags(found, dirty=as_write)
-        mapping = Mapping(
-            found.page,
-            found.shift,
-            7,
-            0,
-            0,
-            is_dirty=not ept.accessed_dirty or bool(leaf & _EPT_D),
-            gpa=gpa >> found.shift << found.shift,
-            ept_all_of=all_of & 7,
-            ept_leaf=leaf,
-        )
+            leaf = found.leaf
+            is_dirty = bool(leaf & _EPT_D)
+        page, rights = gpa >> found.shift << found.shift, found.all_of & EPT_RIGHTS
+        mapping = Mapping(found.page, found.shift, 7, 0, 0, is_dirty, page, rights, leaf)
         space.add(gpa, mapping)
-        self._remember_ept_structures(fmt, found, gpa)
+        _remember_structures(space, fmt, found, start, gpa)
         self.policy.added(self.tlb, space, gpa, mapping)
         return mapping
 
-    def _remember_ept_structures(self, fmt: BoundFormat, found: Walk, gpa: int) -> None:
-        if found.steps[0].level:
-            return
-        all_of = -1
-        for step in found.steps[:-1]:
-            level = fmt.levels[step.level]
-            all_of &= step.entry
-            self._physical_space.structures[(step.level + 1, gpa >> level.shift)] = Start(
-                step.level + 1, step.entry & level.table_address, all_of, 0
-            )
+    def _set_ept_flags(self, found: Walk, gpa: int, *, dirty: bool) -> PmlFull | None:
+        """SDM 3C, "Accessed and Dirty Flags for EPT" and "Page-Modification Logging".
 
-    def _set_ept_flags(self, found: Walk, *, dirty: bool) -> int:
-        """SDM 3C, "Accessed and Dirty Flags for EPT": set them; return the leaf as it is now."""
-        last = len(found.steps) - 1
-        leaf = found.leaf
+        With a full log, no flag is set; a dirty flag that is set is logged.
+        """
+        last, log = len(found.steps) - 1, self.pml
         for number, step in enumerate(found.steps):
             wanted = _EPT_A | (_EPT_D if dirty and number == last else 0)
-            if step.entry & wanted != wanted:
-                self.memory.store(step.address, 8, step.entry | wanted)
-                if number == last:
-                    leaf = step.entry | wanted
-        return leaf
-
-    def _log_write(self, gpa: int) -> PmlFull | None:
-        """SDM 3C, "Page-Modification Logging": before a dirty flag is set, log the page."""
-        log = self.pml
-        if log is None:
-            return None
-        if not 0 <= log.index <= 511:
-            return PmlFull(gpa)
-        self.memory.store(log.address + 8 * log.index, 8, gpa & ~0xFFF)
-        log.index = (log.index - 1) & 0xFFFF
+            if step.entry & wanted == wanted:
+                continue
+            if log is not None and not 0 <= log.index < _PML_ENTRIES:
+                return PmlFull(gpa)
+            self.memory.store(step.address, 8, step.entry | wanted)
+            if number == last:
+                found.steps[last] = step._replace(entry=step.entry | wanted)
+                if log is not None and wanted & ~step.entry & _EPT_D:
+                    self.memory.store(log.address + 8 * log.index, 8, gpa & ~0xFFF)
+                    log.index = (log.index - 1) & 0xFFFF
         return None
 
-    def _violation(
-        self, gpa: int, kind: int, all_of: int, linear: int | None, *, is_final: bool
-    ) -> EptViolation:
+    def _violation(self, access: PhysicalAccess, all_of: int) -> EptViolation:
         """SDM 3C, "Exit Qualification for EPT Violations"."""
-        qualification = 1 << kind | (all_of & 7) << 3
+        gpa, kind, linear, is_final, page = access
+        ept = self.ept
+        assert ept is not None
+        qualification = 1 << kind | (all_of & e.EPT_PERMISSIONS) << 3
+        if ept.format.features.mode_based_execute and all_of & EPT_USER_FETCH:
+            qualification |= _QUALIFICATION_USER_FETCH
         if linear is None:
             return EptViolation(gpa, None, qualification)
-        if not is_final and self.ept is not None and self.ept.accessed_dirty:
-            qualification |= 1 << READ | 1 << WRITE
         qualification |= QUALIFICATION_LINEAR_VALID
         if is_final:
             qualification |= QUALIFICATION_FINAL_ACCESS
+            if ept.advanced_information:
+                qualification |= page << _ADVANCED_SHIFT
+        elif ept.accessed_dirty or kind == WRITE:
+            # With A/D flags "the processor sets both bit 0 and bit 1"; without them, an update of
+            # the guest's flags is a read-modify-write, for which bit 0 is the processor's choice.
+            qualification |= 1 << READ | 1 << WRITE
         return EptViolation(gpa, linear, qualification)
+
+
+def _page_kind(all_of: int, any_of: int) -> int:
+    """Return what the guest's entries say of a linear address."""
+    kind = USER_PAGE if all_of & _US else 0
+    kind |= WRITABLE_PAGE if all_of & _RW else 0
+    return kind | (XD_PAGE if any_of & _XD else 0)
+
+
+_KEYS: dict[str, tuple[StructureKey, ...]] = {}
+
+
+def _structure_keys(fmt: BoundFormat) -> tuple[StructureKey, ...]:
+    """Return the paging-structure caches of a format by the level of the tables they lead to."""
+    keys = _KEYS.get(fmt.name)
+    if keys is None:
+        above = [level.shift for level in fmt.levels]
+        keys = tuple(
+            StructureKey(fmt.name, level, above[level - 1]) for level in range(1, len(above))
+        )
+        _KEYS[fmt.name] = keys
+    return keys
+
+
+def _cached_start(space: Space, fmt: BoundFormat, address: int) -> Start | None:
+    """Return the deepest paging-structure-cache entry for ``address``."""
+    structures = space.structures
+    if structures:
+        for key in reversed(_structure_keys(fmt)):
+            entries = structures.get(key)
+            start = entries.get(address >> key.shift) if entries else None
+            if start is not None:
+                return start
+    return None
+
+
+def _remember_structures(
+    space: Space, fmt: BoundFormat, found: Walk, start: Start | None, address: int
+) -> None:
+    """Cache every entry that a successful walk read above the leaf."""
+    all_of, any_of = (ALL_ONES, 0) if start is None else (start.all_of, start.any_of)
+    keys = _structure_keys(fmt)
+    for step in found.steps[:-1]:
+        level = fmt.levels[step.level]
+        all_of &= step.entry | level.neutral
+        any_of |= step.entry
+        below = Start(step.level + 1, step.entry & level.table_address, all_of, any_of)
+        space.add_structure(keys[step.level], address, below)
 
 
 class _GuestTables:
@@ -450,7 +489,7 @@ class _GuestTables:
 
     def load(self, address: int, size: int) -> int | None:
         """Return the entry at guest-physical ``address``, or None after a fault (see ``fault``)."""
-        found = self._mmu.guest_physical(address, READ, self._linear, is_final=False)
+        found = self._mmu._outer(PhysicalAccess(address, READ, self._linear, is_final=False))
         if not isinstance(found, Mapping):
             self.fault = found
             return None

@@ -69,9 +69,7 @@ class Finite(Keep):
         if len(self._order) <= self._capacity:
             return
         old_space, shift, number, old = self._order.popleft()
-        pages = old_space.pages.get(shift, {})
-        if pages.get(number) is old:
-            del pages[number]
+        if old_space.remove(shift, number, old):
             old_space.forget_structures()
             self._evicted = True
 

@@ -12,8 +12,13 @@ _PK = e.PTE["PK"]
 ERROR_P, ERROR_W, ERROR_U, ERROR_RSVD, ERROR_ID, ERROR_PK = (1 << n for n in range(6))
 """Bits of the page-fault error code: SDM 3A, "Page-Fault Exceptions"."""
 
-EPT_NEEDED = (1, 2, 4)
+EPT_NEEDED = e.EPT_PTE.mask("R"), e.EPT_PTE.mask("W"), e.EPT_PTE.mask("X")
 """The permission bit of an EPT entry that each kind of access needs."""
+
+EPT_USER_FETCH = e.EPT_PTE.mask("XU")
+"""What a fetch from a user-mode linear address needs, with mode-based execute control."""
+
+EPT_RIGHTS = e.EPT_PERMISSIONS | EPT_USER_FETCH
 
 
 @dataclass(slots=True)
@@ -37,35 +42,55 @@ def is_allowed(
     access (CPL 3 and not implicit); ``ac`` is RFLAGS.AC for explicit supervisor-mode data accesses.
     """
     user_page = all_of & _US
-    if kind == FETCH and mode.nx and any_of & _XD:
-        return False
+    if kind == FETCH:
+        if mode.nx and any_of & _XD:
+            return False
+        return bool(user_page) if user else not (user_page and mode.smep)
     if user:
         if not user_page or (kind == WRITE and not all_of & _RW):
             return False
     else:
-        if user_page and (mode.smep if kind == FETCH else mode.smap and not ac):
+        if user_page and mode.smap and not ac:
             return False
         if kind == WRITE and mode.wp and not all_of & _RW:
             return False
-    if mode.pke and user_page and kind != FETCH:
-        return _key_allows(mode, leaf, kind, user=user)
-    return True
+    return not (mode.pke and user_page) or key_allows(mode, leaf, kind, user=user)
 
 
-def _key_allows(mode: AccessMode, leaf: int, kind: int, *, user: bool) -> bool:
-    """SDM 3A, "Protection Keys": AD forbids data accesses, WD writes (supervisor ones with WP)."""
+def key_allows(mode: AccessMode, leaf: int, kind: int, *, user: bool) -> bool:
+    """Tell whether PKRU allows a data access to the user-mode address that ``leaf`` maps.
+
+    SDM 3A, "Protection Keys": AD forbids data accesses, WD writes (supervisor ones with CR0.WP).
+    """
     bits = mode.pkru >> 2 * _PK.get(leaf)
     if bits & 1:
         return False
     return not (bits & 2 and kind == WRITE and (user or mode.wp))
 
 
-def error_code(mode: AccessMode, kind: int, *, user: bool, present: bool, reserved: bool) -> int:
-    """Return the page-fault error code of an access (protection-key bit not included)."""
-    code = ERROR_P if present else 0
-    code |= ERROR_W if kind == WRITE else 0
+def not_present_error(mode: AccessMode, kind: int, *, user: bool, reserved: bool) -> int:
+    """Return the error code of an access without a translation: an entry not present, or malformed.
+
+    "If a reserved bit is set ... the P flag is 1."
+    """
+    code = ERROR_P | ERROR_RSVD if reserved else 0
+    return code | _access_bits(mode, kind, user=user)
+
+
+def rights_error(mode: AccessMode, all_of: int, leaf: int, kind: int, *, user: bool) -> int:
+    """Return the error code of an access that `is_allowed` refuses.
+
+    The PK flag says that PKRU forbids the access, whatever else does.
+    """
+    code = ERROR_P | _access_bits(mode, kind, user=user)
+    if mode.pke and kind != FETCH and all_of & _US and not key_allows(mode, leaf, kind, user=user):
+        code |= ERROR_PK
+    return code
+
+
+def _access_bits(mode: AccessMode, kind: int, *, user: bool) -> int:
+    code = ERROR_W if kind == WRITE else 0
     code |= ERROR_U if user else 0
-    code |= ERROR_RSVD if reserved else 0
     if kind == FETCH and (mode.nx or mode.smep):
         code |= ERROR_ID
     return code
