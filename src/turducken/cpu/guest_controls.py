@@ -3,13 +3,12 @@
 SDM 3C, "VM-Execution Control Fields" and "Instructions That Cause VM Exits".
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from turducken.arch.exceptions import Vector
 from turducken.cpu.events import Event, EventKind
 from turducken.memory import PhysicalMemory
 from turducken.mmu.mmu import EptSetup
-from turducken.paging import entries as e
 from turducken.paging.formats import EPT, Features
 from turducken.vmx import vmcs_fields as f
 from turducken.vmx.controls import Entry, Exit, PinBased, Primary, Secondary, VmFunction
@@ -101,13 +100,13 @@ class GuestControls:
         return bool(self.memory.load(byte, 1) >> (place & 7) & 1)
 
 
-def ept_setup(eptp: int, features: Features) -> EptSetup:
-    """Take an EPTP apart for the MMU."""
-    return EptSetup(EPT.bind(features), eptp & e.EP4TA_MASK, bool(eptp & e.EPTP_AD))
+def read_controls(
+    vmcs: Vmcs, memory: PhysicalMemory, features: Features, *, advanced_ept: bool = False
+) -> GuestControls:
+    """Read the controls of ``vmcs`` (which has passed the checks of VM entry).
 
-
-def read_controls(vmcs: Vmcs, memory: PhysicalMemory, features: Features) -> GuestControls:
-    """Read the controls of ``vmcs`` (which has passed the checks of VM entry)."""
+    ``features`` are those of EPT; ``advanced_ept``: violations come with advanced information.
+    """
     read = vmcs.read
     primary = read(f.PRIMARY_CONTROLS)
     active = primary & Primary.ACTIVATE_SECONDARY_CONTROLS
@@ -121,7 +120,11 @@ def read_controls(vmcs: Vmcs, memory: PhysicalMemory, features: Features) -> Gue
     count = read(f.CR3_TARGET_COUNT)
     uses_offset = primary & Primary.USE_TSC_OFFSETTING
     scales = uses_offset and secondary & Secondary.USE_TSC_SCALING
-    ept = ept_setup(read(f.EPTP), features) if secondary & Secondary.ENABLE_EPT else None
+    ept = None
+    if secondary & Secondary.ENABLE_EPT:
+        mode_based = bool(secondary & Secondary.MODE_BASED_EXECUTE)
+        format_ = EPT.bind(replace(features, mode_based_execute=mode_based))
+        ept = EptSetup(format_, 0, False, advanced_ept).with_eptp(read(f.EPTP))
     apic = secondary & Secondary.VIRTUALIZE_APIC_ACCESSES
     functions = secondary & Secondary.ENABLE_VM_FUNCTIONS
     return GuestControls(

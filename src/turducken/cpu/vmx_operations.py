@@ -8,7 +8,6 @@ from turducken.cpu.guest_controls import (
     PinBased,
     Primary,
     Secondary,
-    ept_setup,
     read_controls,
 )
 from turducken.cpu.surroundings import Activity
@@ -67,7 +66,8 @@ def controls_of(p: "Processor", vmcs: Vmcs) -> GuestControls:
     cached = p.controls_cache.get(vmcs.region)
     if cached is not None and cached[0] == key[1]:
         return cached[1]
-    controls = read_controls(vmcs, p.memory, p.ept_features)
+    advanced = p.profile.ept.advanced_exit_information
+    controls = read_controls(vmcs, p.memory, p.ept_features, advanced_ept=advanced)
     if len(p.controls_cache) >= _CACHED_CONTROLS:
         p.controls_cache.clear()
     p.controls_cache[vmcs.region] = (key[1], controls)
@@ -80,8 +80,9 @@ _CACHED_CONTROLS = 64
 def switch_ept(p: "Processor", eptp: int) -> None:
     """VMFUNC 0: use another EPT from now on. No mapping is dropped: the tags differ."""
     assert p.guest is not None
+    assert p.guest.ept is not None
     p.controls_cache.clear()
-    p.guest.ept = ept_setup(eptp, p.ept_features)
+    p.guest.ept = p.guest.ept.with_eptp(eptp)
     sync_mmu(p)
 
 

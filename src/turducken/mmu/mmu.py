@@ -62,6 +62,10 @@ class EptSetup(NamedTuple):
     accessed_dirty: bool
     advanced_information: bool = False
 
+    def with_eptp(self, eptp: int) -> "EptSetup":
+        """Return the same set-up with another EPTP."""
+        return self._replace(ep4ta=eptp & e.EP4TA_MASK, accessed_dirty=bool(eptp & e.EPTP_AD))
+
 
 class Access(NamedTuple):
     """One access to translate.
