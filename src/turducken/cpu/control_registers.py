@@ -185,8 +185,10 @@ def write_cr4(p: "Processor", value: int) -> Refusal:
             return refused
     state.cr4 = value
     changed = value ^ old
-    if changed & (_PGE | _PSE | _PAE) or changed & value & _SMEP or changed & old & _PCIDE:
+    if changed & (_PGE | _PSE | _PAE) or changed & old & _PCIDE:
         p.tlb.flush_vpid(p.vpid, "MOV CR4")
+    elif changed & value & _SMEP:
+        p.tlb.flush_pcid_and_globals(p.vpid, p.mmu.tag.pcid, "MOV CR4")
     state.update_mode()
     sync_mmu(p)
     return None
