@@ -414,6 +414,8 @@ def _check_stage(
     session: Session, stages: list[Stage], regions: _Regions, report: Report
 ) -> Checker:
     chain = ChainMap(session.source, stages)
+    ram: RangeTable | Sequence[Region] | None
+    own: RangeTable | Sequence[Region]
     ram, own = regions
     known = session.source.ram or session.source.regions
     if ram is None and known is not None:

@@ -16,10 +16,17 @@ from turducken.inspect.source import Region
 from turducken.memory import Memory
 from turducken.paging import entries as e
 from turducken.paging import rights
-from turducken.paging.compare import Change, compare
+from turducken.paging.compare import Difference, compare
 from turducken.paging.compose import compose, outside, within
 from turducken.paging.inventory import Inventory, take_inventory
-from turducken.paging.ranges import DEFAULT_MAX_RANGES, Mapping, RangeTable, map_ranges, merge
+from turducken.paging.ranges import (
+    DEFAULT_MAX_RANGES,
+    Mapping,
+    Range,
+    RangeTable,
+    map_ranges,
+    merge,
+)
 from turducken.paging.readers import Bools, Words, distinct
 from turducken.paging.survey import State
 from turducken.paging.walker import Stop, walk
@@ -35,14 +42,16 @@ MIN_RANGES = 1 << 16
 class Surroundings:
     """What is known of the memory behind a table, in the table's output space."""
 
-    ram: Sequence[Region] | None = None
+    ram: RangeTable | Sequence[Region] | None = None
     """Where there is RAM; None where that is not known."""
-    hypervisor: Sequence[Region] = ()
+    hypervisor: RangeTable | Sequence[Region] = ()
     """Memory that nothing under the table may reach."""
 
 
-def region_table(regions: Sequence[Region]) -> RangeTable:
+def region_table(regions: RangeTable | Sequence[Region]) -> RangeTable:
     """Return regions as ranges that lead to themselves, ascending and united."""
+    if isinstance(regions, RangeTable):
+        return regions
     merged: list[list[int]] = []
     for base, size in sorted(one for one in regions if one.size > 0):
         if merged and base <= merged[-1][0] + merged[-1][1]:
@@ -70,10 +79,10 @@ def without_video(regions: Sequence[Region]) -> list[Region]:
     return result
 
 
-def inputs_of(ranges: RangeTable, regions: Sequence[Region]) -> list[Region]:
-    """Return the input addresses of ``ranges`` that lead into ``regions``."""
-    pieces = merge(within(ranges.without(0xFFFF_FFFF), region_table(regions)))
-    return [Region(one.start, one.size) for one in pieces]
+def inputs_of(ranges: RangeTable, regions: RangeTable | Sequence[Region]) -> RangeTable:
+    """Return the input addresses of ``ranges`` that lead into ``regions``, as regions."""
+    pieces = within(ranges, region_table(regions))
+    return merge(_plain(pieces.start, pieces.size))
 
 
 class Checker:
@@ -204,7 +213,7 @@ class Checker:
 
     def check_hypervisor(self) -> None:
         """Report ranges that lead into the hypervisor's own memory."""
-        if not self.around.hypervisor:
+        if not len(self.around.hypervisor):
             return
         reached = within(self.mapping.ranges, region_table(self.around.hypervisor))
         self._ranges("hypervisor-memory", merge(reached), "{rights} of {target:#x}")
@@ -272,34 +281,33 @@ class Checker:
 
     def check_tails(self) -> None:
         """Report large pages of which one end is RAM and the other is not."""
-        if self._ram is None:
+        if self._ram is None or not len(self._ram):
             return
+        edges = distinct(np.concatenate((self._ram.start, self._ram.last + np.uint64(1))))
         ranges = self.mapping.ranges
-        edges = sorted({int(one) for table in (self._ram.start, self._ram.last) for one in table})
-        for edge in edges:
-            boundary = edge if edge in set(self._ram.start.tolist()) else edge + 1
-            self._tails_at(ranges, boundary)
+        large = ranges.take(ranges.shifts >= np.uint64(1 << 13))
+        first = np.searchsorted(edges, large.target, side="right")
+        last = np.searchsorted(edges, large.target + (large.size - np.uint64(1)), side="right")
+        for index in np.flatnonzero(last > first).tolist():
+            (one,) = large.take(slice(index, index + 1))
+            for edge in edges[first[index] : last[index]].tolist():
+                if not self.report.has_room("large-page-tail", self.stage.name):
+                    return
+                self._tail_at(one, edge)
 
-    def _tails_at(self, ranges: RangeTable, boundary: int) -> None:
-        if not boundary or boundary >> 64:
-            return
-        edge = np.uint64(boundary)
-        crosses = (ranges.target < edge) & (edge - ranges.target < ranges.size)
-        crosses &= ranges.shifts > np.uint64(1 << 12)
-        for one in ranges.take(crosses):
-            if not self.report.has_room("large-page-tail", self.stage.name):
-                return
-            address = one.start + boundary - one.target
-            found = walk(self.stage.fmt, self.memory, self.stage.root, address)
-            if found.stop is Stop.PAGE and found.shift > 12 and found.page < boundary:
-                self._add(
-                    "large-page-tail",
-                    f"the page of {1 << found.shift:#x} bytes at {found.page:#x} crosses the "
-                    f"edge of RAM at {boundary:#x}",
-                    start=address - (boundary - found.page),
-                    size=1 << found.shift,
-                    entry_address=found.steps[-1].address,
-                )
+    def _tail_at(self, one: Range, edge: int) -> None:
+        """Report the page of a range that contains ``edge``, if it begins before it."""
+        address = one.start + edge - one.target
+        found = walk(self.stage.fmt, self.memory, self.stage.root, address)
+        if found.stop is Stop.PAGE and found.shift > 12 and found.page < edge:
+            self._add(
+                "large-page-tail",
+                f"the page of {1 << found.shift:#x} bytes at {found.page:#x} crosses the "
+                f"edge of RAM at {edge:#x}",
+                start=address - (edge - found.page),
+                size=1 << found.shift,
+                entry_address=found.steps[-1].address,
+            )
 
     def _ranges(
         self, rule: str, ranges: RangeTable, message: str, severity: Severity | None = None
@@ -377,35 +385,46 @@ def check_shadow(shadow: RangeTable, ept12: RangeTable, ept01: RangeTable, repor
 
     A shadow may lack mappings and permissions (it is filled on demand); that is only noted.
     """
-    expected = compose(ept12, ept01).ranges
-    less = 0
-    for one in compare(expected, shadow, mask=SHADOW_ATTRIBUTES):
-        entry = shadow.find(one.start)
-        where = entry.entry_address if entry and entry.start == one.start else None
-        if one.change is Change.ONLY_A:
-            less += one.size
-            continue
-        place = {"start": one.start, "size": one.size, "entry_address": where}
-        if one.change is Change.ONLY_B:
-            text = f"leads to {one.target_b:#x}; EPT12 and EPT01 map nothing here"
-            report.add("shadow-extra", "ept02", text, **place)  # type: ignore[arg-type]
-            continue
-        if one.change is Change.TARGET:
-            text = f"leads to {one.target_b:#x}, but EPT01(EPT12(x)) is {one.target_a:#x}"
-            report.add("shadow-elsewhere", "ept02", text, **place)  # type: ignore[arg-type]
-        less += _check_attributes(one.attributes_a or 0, one.attributes_b or 0, place, report)
-    if less:
+    found = compare(compose(ept12, ept01).ranges, shadow, mask=SHADOW_ATTRIBUTES)
+    may, does = found.a.attributes, found.b.attributes
+    both = found.a.there & found.b.there
+    kinds = np.uint32(rights.MEMORY_TYPE.mask | rights.IPAT)
+    every = np.uint32(rights.RWX)
+    checks = (
+        ("shadow-extra", found.b.there & ~found.a.there, _extra),
+        ("shadow-elsewhere", both & (found.a.target != found.b.target), _elsewhere),
+        ("shadow-allows-more", both & (does & ~may & every != 0), _allows_more),
+        ("shadow-type", both & ((may ^ does) & kinds != 0), _other_type),
+    )
+    for rule, where, describe in checks:
+        indices = np.flatnonzero(where)
+        for index in indices[: report.limit].tolist():
+            one = found.at(index)
+            start = shadow.find(one.start)
+            entry = start.entry_address if start and start.start == one.start else None
+            text = describe(one)
+            report.add(rule, "ept02", text, start=one.start, size=one.size, entry_address=entry)
+        report.count_more(rule, "ept02", max(0, len(indices) - report.limit))
+    lacking = found.a.there & (~found.b.there | (may & ~does & every != 0))
+    if lacking.any():
+        less = int(found.size[lacking].sum())
         text = f"{less:#x} bytes are not mapped, or with fewer permissions than they may have"
         report.add("shadow-partial", "ept02", text)
 
 
-def _check_attributes(may: int, does: int, place: dict[str, int | None], report: Report) -> int:
-    """Report a shadow range's attributes; return its size if it has fewer rights than it may."""
-    if does & ~may & rights.RWX:
-        text = f"{rights.rights_text(does)}, but EPT12 and EPT01 give {rights.rights_text(may)}"
-        report.add("shadow-allows-more", "ept02", text, **place)  # type: ignore[arg-type]
-    kinds = rights.MEMORY_TYPE.mask | rights.IPAT
-    if (may ^ does) & kinds:
-        text = f"{rights.type_text(does)}, but EPT12 under EPT01 is {rights.type_text(may)}"
-        report.add("shadow-type", "ept02", text, **place)  # type: ignore[arg-type]
-    return place["size"] or 0 if may & ~does & rights.RWX else 0
+def _extra(one: Difference) -> str:
+    return f"leads to {one.target_b:#x}; EPT12 and EPT01 map nothing here"
+
+
+def _elsewhere(one: Difference) -> str:
+    return f"leads to {one.target_b:#x}, but EPT01(EPT12(x)) is {one.target_a:#x}"
+
+
+def _allows_more(one: Difference) -> str:
+    may, does = one.attributes_a or 0, one.attributes_b or 0
+    return f"{rights.rights_text(does)}, but EPT12 and EPT01 give {rights.rights_text(may)}"
+
+
+def _other_type(one: Difference) -> str:
+    may, does = one.attributes_a or 0, one.attributes_b or 0
+    return f"{rights.type_text(does)}, but EPT12 under EPT01 is {rights.type_text(may)}"

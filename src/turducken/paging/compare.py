@@ -46,32 +46,64 @@ class _Side:
     target: Words
     attributes: NDArray[np.uint32]
 
+    def take(self, which: NDArray[np.intp] | slice) -> "_Side":
+        return _Side(self.there[which], self.target[which], self.attributes[which])
 
-def compare(a: RangeTable, b: RangeTable, *, mask: int = 0xFFFF_FFFF) -> Iterator[Difference]:
-    """Yield, in input order, every range in which the two differ.
+
+@dataclass(frozen=True, slots=True)
+class Differences:
+    """Every range in which two tables differ, as columns, in input order."""
+
+    kind: NDArray[np.uint8]
+    """1 to 4, for the members of `Change` in their order."""
+    start: Words
+    size: Words
+    a: _Side
+    b: _Side
+
+    def __len__(self) -> int:
+        return len(self.kind)
+
+    def __iter__(self) -> Iterator[Difference]:
+        return (self.at(index) for index in range(len(self)))
+
+    def which(self, change: Change) -> NDArray[np.intp]:
+        """Return the indices of the differences of one kind."""
+        return np.flatnonzero(self.kind == _NUMBER[change])
+
+    def at(self, index: int) -> Difference:
+        """Return one difference."""
+        a, b = self.a, self.b
+        return Difference(
+            _CHANGES[int(self.kind[index]) - 1],
+            int(self.start[index]),
+            int(self.size[index]),
+            int(a.target[index]) if a.there[index] else None,
+            int(b.target[index]) if b.there[index] else None,
+            int(a.attributes[index]) if a.there[index] else None,
+            int(b.attributes[index]) if b.there[index] else None,
+        )
+
+
+def compare(a: RangeTable, b: RangeTable, *, mask: int = 0xFFFF_FFFF) -> Differences:
+    """Return every range in which the two differ.
 
     Only attributes in ``mask`` count. A range that leads elsewhere with other attributes too is
     reported as leading elsewhere.
     """
     cuts = _cuts(a, b)
-    if not len(cuts):
-        return
     size = np.diff(cuts)
     mine, yours = _side(a, cuts[:-1]), _side(b, cuts[:-1])
     kind = _kinds(mine, yours, np.uint32(mask))
+    if not kind.any():
+        none = slice(0, 0)
+        return Differences(kind[none], cuts[none], size[none], mine.take(none), yours.take(none))
     breaks = _breaks(size, kind, mine, yours)
     heads = np.concatenate((np.zeros(1, dtype=np.intp), breaks + 1))
     total = np.add.reduceat(size, heads)
-    for at, length in zip(heads[kind[heads] > 0], total[kind[heads] > 0], strict=True):
-        yield Difference(
-            _CHANGES[int(kind[at]) - 1],
-            int(cuts[at]),
-            int(length),
-            int(mine.target[at]) if mine.there[at] else None,
-            int(yours.target[at]) if yours.there[at] else None,
-            int(mine.attributes[at]) if mine.there[at] else None,
-            int(yours.attributes[at]) if yours.there[at] else None,
-        )
+    some = kind[heads] > 0
+    heads, total = heads[some], total[some]
+    return Differences(kind[heads], cuts[heads], total, mine.take(heads), yours.take(heads))
 
 
 def _cuts(a: RangeTable, b: RangeTable) -> Words:
