@@ -27,12 +27,12 @@ GAP = 12.0
 LINE = 12.0
 
 _COLOURS = (
-    ("RWX", "#c8553d"),
+    ("RWX", "#6c84b5"),
     ("RW-", "#e0a83a"),
     ("R-X", "#4f9d69"),
-    ("R--", "#4a90b8"),
+    ("R--", "#8fc1d4"),
     ("--X", "#8a6bbf"),
-    ("other", "#8c8c8c"),
+    ("other", "#b5b5b5"),
 )
 
 _STYLE = """
@@ -163,7 +163,9 @@ def render_svg(panels: Sequence[Panel], title: str, report: Report | None = None
     drawn = [_chosen(one, report) for one in panels]
     scales = _scales(drawn)
     height = TOP + BOTTOM + max((one.height for one in scales.values()), default=0.0)
-    faults = [one for panel in panels for one in _faults(panel, report)]
+    faults = sorted(
+        (one for panel in panels for one in _faults(panel, report)), key=lambda one: one.start or 0
+    )
     height += LINE * 1.4 * min(len(faults), 12)
     width = WIDTH * len(panels) + 20
     body = [f'<text class="title" x="16" y="26">{escape(title)}</text>']
