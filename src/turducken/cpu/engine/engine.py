@@ -34,6 +34,13 @@ _GRANT = (
 )
 
 
+_NEEDED = (
+    unicorn_const.UC_PROT_READ,
+    unicorn_const.UC_PROT_WRITE,
+    unicorn_const.UC_PROT_EXEC,
+)
+
+
 class Trap(IntEnum):
     """Why a run ended; values from 100h to 1FFh are SVM exit codes (`turducken.cpu.intercepts`)."""
 
@@ -95,6 +102,7 @@ class Engine:
         self.is_stale = False
         self.is_code_stale = False
         self.fetched: dict[int, int] = {}
+        self._granted: dict[int, tuple[int, int]] = {}
         self._running_budget = 0
         self._is_stepping = self._can_step = False
         self._fill_page = 0
@@ -188,7 +196,7 @@ class Engine:
         library.context_restore(handle, state.context)
         library.emu_start(handle, state.words[RIP], 0, 0, count)
         if self._aborted:
-            library.flush_tlb(handle)
+            self.flush_tlb()
         else:
             library.context_save(handle, state.context)
         if self._error is not None:
@@ -199,6 +207,7 @@ class Engine:
     def flush_tlb(self) -> None:
         """Make every access ask `EngineHost.fill` again."""
         self.fetched.clear()
+        self._granted.clear()
         library.flush_tlb(self._handle)
 
     def flush_code(self) -> None:
@@ -220,7 +229,7 @@ class Engine:
         library.context_save(self._handle, self.state.context)
         self.state.resolve_flags()
         self._aborted = True
-        library.flush_tlb(self._handle)
+        self.flush_tlb()
         self._stop(trap)
 
     def _fail(self, error: BaseException) -> None:
@@ -240,25 +249,36 @@ class Engine:
         _data: int,
     ) -> bool:
         kind = _KINDS[access]
-        target = None
+        grant = _GRANT[kind]
         if self._is_entering:
             result[0], result[1] = page, unicorn_const.UC_PROT_ALL
             return True
+        target = None
         if not self._aborted:
             library.context_save(self._handle, self.state.context)
+            # The engine's own TLB forgets when it likes; what it was told since it was last flushed
+            # holds, so that its memory has no influence on the run.
+            key = self.state.access_key(page)
+            before = self._granted.get(key)
+            if before is not None and before[1] & _NEEDED[kind]:
+                result[0], result[1] = before
+                return True
             try:
                 target = self._host.fill(page, kind)
             except BaseException as error:
                 self._fail(error)
         if target is None:
             self._fill_page, self.fault_kind = page, kind
-            target = _POISON
-        elif not self._memory.is_ram(target):
+            result[0], result[1] = _POISON, grant
+            return True
+        if not self._memory.is_ram(target):
             target += _DEVICE_WINDOW
         elif kind == FETCH:
             self.fetched[page] = target
-        result[0] = target
-        result[1] = _GRANT[kind]
+        if before is not None and before[0] == target:
+            grant |= before[1]
+        self._granted[key] = (target, grant)
+        result[0], result[1] = target, grant
         return True
 
     def _on_unmapped(
@@ -268,7 +288,7 @@ class Engine:
             self.fault_address = self._fill_page + (address & PAGE_OFFSET_MASK)
             self.fault_size = size
             self._trap = Trap.FAULT
-        library.flush_tlb(self._handle)
+        self.flush_tlb()
         return False
 
     def _on_in(self, _engine: int, port: int, size: int, _data: int) -> int:

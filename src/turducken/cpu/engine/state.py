@@ -221,6 +221,11 @@ class State:
             words[_HFLAGS] = summary & ~H_SHADOW
         return words[_EFLAGS]
 
+    def access_key(self, page: int) -> int:
+        """Return ``page`` joined with what else the engine tells its translations apart by."""
+        words = self.words
+        return page | words[_HFLAGS] & _H_CPL | words[_EFLAGS] >> 16 & 4
+
     def forget_exception(self) -> None:
         """Clear what the engine would otherwise carry over from the last exception."""
         self.words[_EXCEPTION] = 0
