@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: setup run test check bench images slow clean
+.PHONY: setup run test check bench images check-images slow clean
 
 setup: $(STAMP)
 
@@ -31,6 +31,9 @@ bench: setup
 
 images:
 	$(MAKE) -C guests install
+
+check-images:
+	$(MAKE) -s -C guests check
 
 clean:
 	rm -rf $(VENV) guests/build
