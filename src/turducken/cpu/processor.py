@@ -13,27 +13,27 @@ from dataclasses import dataclass, field
 from turducken.address import PAGE_OFFSET_MASK, PAGE_SIZE, is_canonical
 from turducken.arch.exceptions import Vector
 from turducken.arch.registers import CR0, RFLAGS
-from turducken.cpu import task_switch, virtual_apic, vm_exit
+from turducken.cpu import boundary, task_switch, virtual_apic, vm_exit
+from turducken.cpu.accesses import Accesses
 from turducken.cpu.control_registers import cr4_writable, sync_mmu
 from turducken.cpu.cpuid import Cpuid
 from turducken.cpu.decoder import Instruction, MemoryOperand, code_bits, decode, linear_address
 from turducken.cpu.delivery import Failure, TaskSwitch, deliver
-from turducken.cpu.engine import Engine, Segment, SegmentIndex, Trap
+from turducken.cpu.engine import Engine, Segment, SegmentIndex
 from turducken.cpu.engine.state import UNUSABLE
 from turducken.cpu.events import Event, EventKind, combine, exception
-from turducken.cpu.guest_controls import GuestControls, PinBased, Primary
+from turducken.cpu.guest_controls import GuestControls, Primary
 from turducken.cpu.host_image import HostImage
 from turducken.cpu.linear import LinearMemory
 from turducken.cpu.msrs import MsrFile
-from turducken.cpu.special import has_special
 from turducken.cpu.surroundings import Activity, LocalApicPort, MtrrPort, NoApic, Platform
 from turducken.cpu.vmx_operations import update_intercepts
 from turducken.memory import PhysicalMemory
-from turducken.mmu.faults import ApicAccess, EptMisconfiguration, EptViolation, Fault, PageFault
-from turducken.mmu.mmu import Access, Mmu
+from turducken.mmu.faults import ApicAccess, Fault, PageFault
+from turducken.mmu.mmu import Mmu
 from turducken.mmu.policy import TlbPolicy
 from turducken.mmu.rights import AccessMode
-from turducken.mmu.tlb import Mapping, Tlb
+from turducken.mmu.tlb import Tlb
 from turducken.paging.formats import BoundFormat, Features
 from turducken.vmx.capabilities import Capabilities
 from turducken.vmx.checks import EntryChecker
@@ -105,12 +105,13 @@ class Processor:
         self.mtrrs = parts.mtrrs
         self.maxphyaddr = parts.profile.cpu.physical_address_bits
         self.cr4_writable = cr4_writable(parts.profile.features)
-        self.engine = Engine(parts.memory, self, native=parts.native)
+        self.accesses = Accesses(self)
+        self.engine = Engine(parts.memory, self.accesses, native=parts.native)
         self.state = self.engine.state
         self.tlb = Tlb(self._forget_translations)
         self.policy = parts.policy
         self.mmu = Mmu(parts.memory, self.tlb, parts.policy)
-        self.linear = LinearMemory(self.mmu, parts.memory, self)
+        self.linear = LinearMemory(self.mmu, parts.memory, self.accesses)
         self.vmx = VmxUnit(parts.capabilities, parts.memory)
         self.cpuid = Cpuid(parts.profile, index, count)
         self.ept_features = Features(
@@ -127,7 +128,6 @@ class Processor:
         self.pause_loop = (0, 0)
         self.random = random.Random(index)
         self.iret_unblocked_nmi = False
-        self.virtual_apic_page: int | None = None
         self.is_aborted = False
         self.timer_deadline: int | None = None
         self.dr = [0, 0, 0, 0, 0, 0, _DR6_RESET, _DR7_RESET]
@@ -137,13 +137,10 @@ class Processor:
         self.entry_blocking: tuple[int, bool] | None = None
         self.activity = Activity.ACTIVE if index == 0 else Activity.WAIT_FOR_SIPI
         self.attention = True
-        self.fault: Fault | None = None
-        self.io_refused: Event | None = None
         self.statistics = Statistics()
         self.root: Generator[Wait, None, None] | None = None
         self.root_wait: Wait | None = None
         self.on_event: Callable[[str, Processor, tuple[object, ...]], None] | None = None
-        self.code_watch: Callable[[int, int, int], None] | None = None
         self.handlers: Handlers[int, Callable[[Processor], None]] = {}
         self.msrs = MsrFile(self)
         self.reset()
@@ -240,7 +237,7 @@ class Processor:
                 if not self._run_root():
                     return
                 continue
-            if self.attention and not self._attend():
+            if self.attention and not boundary.attend(self):
                 return
             if self.activity is not Activity.ACTIVE:
                 return
@@ -300,135 +297,6 @@ class Processor:
             or pending.sipi is not None
             or self.apic.pending_vector() is not None
         )
-
-    # Events at an instruction boundary
-
-    def _attend(self) -> bool:
-        """Deliver what is due, in the manual's order; return whether code can run now.
-
-        SDM 3A, "Prioritization of Concurrent Events".
-        """
-        pending = self.pending
-        if pending.init:
-            return self._take_init()
-        if self.activity is Activity.WAIT_FOR_SIPI:
-            return self._take_sipi()
-        blocked = self.state.in_shadow
-        if pending.debug and not blocked:
-            payload, pending.debug = pending.debug, 0
-            self.raise_event(exception(Vector.DB, payload=payload))
-            return True
-        if pending.monitor_trap and self.guest is not None:
-            pending.monitor_trap = False
-            vm_exit.exit_to_host(self, ExitReason.MONITOR_TRAP_FLAG)
-            return True
-        pending.monitor_trap = False
-        if pending.tpr_below_threshold and self.guest is not None:
-            pending.tpr_below_threshold = False
-            vm_exit.exit_to_host(self, ExitReason.TPR_BELOW_THRESHOLD)
-            return True
-        if self._timer_expired():
-            vm_exit.exit_to_host(self, ExitReason.PREEMPTION_TIMER)
-            return True
-        if self._attend_nmi(blocked=blocked) or self._attend_interrupt(blocked=blocked):
-            return True
-        self.attention = self._waits_for_something()
-        return self.activity is Activity.ACTIVE
-
-    def _timer_expired(self) -> bool:
-        deadline = self.timer_deadline
-        return deadline is not None and self.guest is not None and self.read_tsc() >= deadline
-
-    def _waits_for_something(self) -> bool:
-        """Tell whether a signal is held back only by the processor's own state."""
-        guest = self.guest
-        if self.activity is not Activity.ACTIVE:
-            return False
-        if guest is not None:
-            windows = Primary.INTERRUPT_WINDOW_EXITING | Primary.NMI_WINDOW_EXITING
-            if guest.primary & windows or self.timer_deadline is not None:
-                return True
-        if self.pending.nmi and not self.nmi_blocked:
-            return True
-        return self.apic.pending_vector() is not None
-
-    def _take_init(self) -> bool:
-        """SDM 3C, "Other Causes of VM Exits": INIT is blocked in root, an exit in non-root."""
-        if self.guest is not None:
-            if self.activity is Activity.WAIT_FOR_SIPI:
-                self.pending.init = False
-                return self._take_sipi()
-            self.pending.init = False
-            vm_exit.exit_to_host(self, ExitReason.INIT)
-            return True
-        if self.vmx.in_operation:
-            # Blocked: it stays pending until VMXOFF or a VM entry.
-            self.attention = False
-            return self.activity is Activity.ACTIVE
-        self.pending.init = False
-        self.activity = Activity.WAIT_FOR_SIPI
-        self.reset()
-        self.apic.init_reset()
-        return self._take_sipi()
-
-    def _take_sipi(self) -> bool:
-        vector, self.pending.sipi = self.pending.sipi, None
-        if vector is None:
-            self.attention = False
-            return False
-        if self.guest is not None:
-            vm_exit.exit_to_host(self, ExitReason.SIPI, vector)
-            return True
-        self.start_at(vector)
-        return True
-
-    def _attend_nmi(self, *, blocked: bool) -> bool:
-        guest = self.guest
-        if guest is not None and self._nmi_window_open(guest, blocked=blocked):
-            vm_exit.exit_to_host(self, ExitReason.NMI_WINDOW)
-            return True
-        if not self.pending.nmi or blocked or self.activity is Activity.SHUTDOWN:
-            return False
-        if guest is not None and guest.pin & PinBased.NMI_EXITING:
-            if self.nmi_blocked and not guest.pin & PinBased.VIRTUAL_NMIS:
-                return False
-            self.pending.nmi = False
-            event = Event(EventKind.NMI, Vector.NMI)
-            vm_exit.exit_for_event(self, event, None)
-            return True
-        if self.nmi_blocked:
-            return False
-        self.pending.nmi = False
-        self.activity = Activity.ACTIVE
-        self.raise_event(Event(EventKind.NMI, Vector.NMI))
-        self.nmi_blocked = True
-        return True
-
-    def _nmi_window_open(self, guest: GuestControls, *, blocked: bool) -> bool:
-        if not guest.primary & Primary.NMI_WINDOW_EXITING or blocked:
-            return False
-        return not self.nmi_blocked
-
-    def _attend_interrupt(self, *, blocked: bool) -> bool:
-        guest = self.guest
-        open_window = bool(self.state.rflags & _IF) and not blocked
-        if guest is not None and guest.primary & Primary.INTERRUPT_WINDOW_EXITING and open_window:
-            vm_exit.exit_to_host(self, ExitReason.INTERRUPT_WINDOW)
-            return True
-        if self.activity is Activity.SHUTDOWN or self.apic.pending_vector() is None:
-            return False
-        if guest is not None and guest.pin & PinBased.EXTERNAL_INTERRUPT_EXITING:
-            if blocked and self.state.rflags & _IF:
-                return False
-            vm_exit.exit_for_interrupt(self)
-            return True
-        if not open_window:
-            return False
-        self.activity = Activity.ACTIVE
-        vector = self.apic.acknowledge()
-        if vector is not None:
-            self.raise_event(Event(EventKind.EXTERNAL, vector))
-        return True
 
     # Raising events
 
@@ -612,99 +480,6 @@ class Processor:
         """The current VPID: 0000H in root operation and without VPID."""
         return self.guest.vpid if self.guest is not None else 0
 
-    # The engine's questions (`EngineHost`) and device memory (`Devices`)
-
-    def fill(self, page: int, kind: int) -> int | None:
-        """Translate the linear ``page`` for the engine; on a fault, remember it."""
-        state = self.state
-        flags = state.rflags
-        # SDM 3A, "Access Rights": user-mode accesses are those at CPL 3.
-        found = self.mmu.translate(Access(page, kind, state.cpl == 3, bool(flags & _AC)))
-        if not isinstance(found, Mapping):
-            if isinstance(found, ApicAccess) and self.virtual_apic_page is not None:
-                return self.virtual_apic_page
-            self.fault = found
-            return None
-        if self.policy.evicted():
-            self.engine.is_stale = True
-        place = (found.page | page & ((1 << found.shift) - 1)) & ~PAGE_OFFSET_MASK
-        if self.code_watch is not None:
-            self.code_watch(self.index, place, kind)
-        return place
-
-    def engine_fault(self) -> Fault:
-        """Return the fault that the engine stopped at, with the exact address filled in."""
-        engine, fault = self.engine, self.fault
-        assert fault is not None
-        offset = engine.fault_address & PAGE_OFFSET_MASK
-        if isinstance(fault, PageFault):
-            return fault._replace(address=fault.address | offset)
-        if isinstance(fault, EptViolation) and fault.address is not None:
-            final = fault.qualification & 1 << 8
-            gpa = fault.gpa | offset if final else fault.gpa
-            return fault._replace(gpa=gpa, address=fault.address | offset)
-        if isinstance(fault, EptMisconfiguration) and fault.address is not None:
-            gpa = fault.gpa | offset if fault.is_final else fault.gpa
-            return fault._replace(gpa=gpa, address=fault.address | offset)
-        if isinstance(fault, ApicAccess):
-            return fault._replace(address=fault.address | offset, offset=fault.offset | offset)
-        return fault
-
-    def is_special(self, address: int, size: int) -> bool:
-        """Tell whether a block of code has an instruction that only we can execute."""
-        code = self.linear.fetch(address, size, user=self.state.cpl == 3)
-        return isinstance(code, bytes) and has_special(code, code_bits(self.state))
-
-    def port_in(self, port: int, size: int) -> int | None:
-        """Return what IN reads, or None where the instruction faults or exits."""
-        if self.port_is_refused(port, size):
-            return None
-        return self.platform.port_in(self.index, port, size)
-
-    def port_out(self, port: int, size: int, value: int) -> bool:
-        """Execute OUT, or return False where the instruction faults or exits."""
-        if self.port_is_refused(port, size):
-            return False
-        self.platform.port_out(self.index, port, size, value)
-        return True
-
-    def port_is_refused(self, port: int, size: int) -> bool:
-        """Tell whether IN or OUT faults or exits; ``io_refused`` is the exception, if it is one.
-
-        SDM 1, "I/O Permission Bit Map"; the exception comes before the VM exit.
-        """
-        state = self.state
-        self.io_refused = None
-        flags = state.rflags
-        restricted = state.cr0 & _PE and (flags & _VM or state.cpl > flags >> 12 & 3)
-        if restricted and not self._bitmap_allows(port, size):
-            self.io_refused = self.io_refused or exception(Vector.GP, 0)
-            return True
-        return self.guest is not None and self.guest.exits_on_port(port, size)
-
-    def _bitmap_allows(self, port: int, size: int) -> bool:
-        task = self.state.segment(SegmentIndex.TR)
-        if task.limit < 0x67:
-            return False
-        base = self.linear.read(task.base + 0x66, 2)
-        if not isinstance(base, bytes):
-            return False
-        place = int.from_bytes(base, "little") + (port >> 3)
-        if place + 1 > task.limit:
-            return False
-        bits = self.linear.read(task.base + place, 2)
-        if not isinstance(bits, bytes):
-            return False
-        return not int.from_bytes(bits, "little") >> (port & 7) & ((1 << size) - 1)
-
-    def mmio_read(self, address: int, size: int) -> int:
-        """Read a host-physical address that is not RAM."""
-        return self.platform.mmio_read(self.index, address, size)
-
-    def mmio_write(self, address: int, size: int, value: int) -> None:
-        """Write a host-physical address that is not RAM."""
-        self.platform.mmio_write(self.index, address, size, value)
-
     def _forget_translations(self) -> None:
         self.engine.is_stale = True
 
@@ -723,11 +498,3 @@ def _segment_allows(segment: Segment, offset: int, size: int, write: bool) -> bo
         upper = 0xFFFF_FFFF if access >> 14 & 1 else 0xFFFF
         return segment.limit < offset and last <= upper
     return last <= segment.limit
-
-
-def on_fault(p: Processor) -> None:
-    """Handle `Trap.FAULT`: an access that the MMU refused."""
-    p.take_fault(p.engine_fault())
-
-
-FAULT_HANDLERS = {int(Trap.FAULT): on_fault}

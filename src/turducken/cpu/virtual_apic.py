@@ -43,9 +43,9 @@ def virtualize(p: "Processor", fault: ApicAccess) -> bool:
     inside = fault.offset >= TPR and fault.offset + size <= TPR + 4
     if not guest.has_primary(Primary.USE_TPR_SHADOW) or fault.kind == FETCH or not inside:
         return False
-    p.virtual_apic_page = guest.virtual_apic
+    p.accesses.virtual_apic_page = guest.virtual_apic
     trap = p.engine.step()
-    p.virtual_apic_page = None
+    p.accesses.virtual_apic_page = None
     p.engine.is_stale = True
     if trap:
         p.handlers[trap](p)

@@ -112,9 +112,9 @@ class Machine:
         self.code_pages = CodePages(self.memory, [one.engine for one in self.processors])
         if options.cpus > 1:
             for processor in self.processors:
-                processor.code_watch = self.code_pages.touch
+                processor.accesses.code_watch = self.code_pages.touch
         else:
-            self.processors[0].code_watch = self.code_pages.touch_alone
+            self.processors[0].accesses.code_watch = self.code_pages.touch_alone
 
     def _make_processor(self, index: int) -> Processor:
         options = self.options

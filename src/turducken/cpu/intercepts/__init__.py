@@ -3,14 +3,14 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from turducken.cpu import accesses
 from turducken.cpu.intercepts import control, exceptions, io, special, system
-from turducken.cpu.processor import FAULT_HANDLERS
 
 if TYPE_CHECKING:
     from turducken.cpu.processor import Processor
 
 HANDLERS: dict[int, "Callable[[Processor], None]"] = {
-    **FAULT_HANDLERS,
+    **accesses.HANDLERS,
     **control.HANDLERS,
     **system.HANDLERS,
     **io.HANDLERS,

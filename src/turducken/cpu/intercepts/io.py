@@ -41,8 +41,8 @@ ADDRESS_BYTES = {
 
 def on_io(p: "Processor") -> None:
     """Handle `Trap.IO`."""
-    if p.io_refused is not None:
-        refused, p.io_refused = p.io_refused, None
+    if p.accesses.io_refused is not None:
+        refused, p.accesses.io_refused = p.accesses.io_refused, None
         p.raise_event(refused)
         return
     instruction = p.instruction()

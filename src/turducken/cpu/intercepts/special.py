@@ -100,7 +100,7 @@ def _ins(p: "Processor", instruction: Instruction) -> None:
     offset = state.gpr[7] & mask
     linear = linear_address(state, SegmentIndex.ES, offset)
     port = state.gpr[2] & 0xFFFF
-    if p.port_is_refused(port, size):
+    if p.accesses.port_is_refused(port, size):
         io.on_io(p)
         return
     # The destination is checked before the port is read.

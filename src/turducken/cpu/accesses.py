@@ -1,0 +1,136 @@
+"""What the engine asks while it runs: translations, ports, device memory; and what was refused."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from turducken.address import PAGE_OFFSET_MASK
+from turducken.arch.exceptions import Vector
+from turducken.arch.registers import CR0, RFLAGS
+from turducken.cpu.decoder import code_bits
+from turducken.cpu.engine import SegmentIndex, Trap
+from turducken.cpu.events import Event, exception
+from turducken.cpu.special import has_special
+from turducken.mmu.faults import ApicAccess, EptMisconfiguration, EptViolation, Fault, PageFault
+from turducken.mmu.mmu import Access
+from turducken.mmu.tlb import Mapping
+
+if TYPE_CHECKING:
+    from turducken.cpu.processor import Processor
+
+_PE = CR0.mask("PE")
+_AC, _VM = RFLAGS.mask("AC"), RFLAGS.mask("VM")
+
+
+class Accesses:
+    """One processor's accesses: implements `EngineHost`, and `Devices` for our own accesses.
+
+    ``fault`` is the translation that was refused last, ``io_refused`` the exception of the port
+    access that was. ``code_watch`` learns of every page that is granted; while
+    ``virtual_apic_page`` is set, the APIC-access page stands for it.
+    """
+
+    def __init__(self, processor: "Processor") -> None:
+        self._p = processor
+        self.fault: Fault | None = None
+        self.io_refused: Event | None = None
+        self.virtual_apic_page: int | None = None
+        self.code_watch: Callable[[int, int, int], None] | None = None
+
+    def fill(self, page: int, kind: int) -> int | None:
+        """Translate the linear ``page`` for the engine; on a fault, remember it."""
+        state = self._p.state
+        flags = state.rflags
+        # SDM 3A, "Access Rights": user-mode accesses are those at CPL 3.
+        found = self._p.mmu.translate(Access(page, kind, state.cpl == 3, bool(flags & _AC)))
+        if not isinstance(found, Mapping):
+            if isinstance(found, ApicAccess) and self.virtual_apic_page is not None:
+                return self.virtual_apic_page
+            self.fault = found
+            return None
+        if self._p.policy.evicted():
+            self._p.engine.is_stale = True
+        place = (found.page | page & ((1 << found.shift) - 1)) & ~PAGE_OFFSET_MASK
+        if self.code_watch is not None:
+            self.code_watch(self._p.index, place, kind)
+        return place
+
+    def engine_fault(self) -> Fault:
+        """Return the fault that the engine stopped at, with the exact address filled in."""
+        engine, fault = self._p.engine, self.fault
+        assert fault is not None
+        offset = engine.fault_address & PAGE_OFFSET_MASK
+        if isinstance(fault, PageFault):
+            return fault._replace(address=fault.address | offset)
+        if isinstance(fault, EptViolation) and fault.address is not None:
+            final = fault.qualification & 1 << 8
+            gpa = fault.gpa | offset if final else fault.gpa
+            return fault._replace(gpa=gpa, address=fault.address | offset)
+        if isinstance(fault, EptMisconfiguration) and fault.address is not None:
+            gpa = fault.gpa | offset if fault.is_final else fault.gpa
+            return fault._replace(gpa=gpa, address=fault.address | offset)
+        if isinstance(fault, ApicAccess):
+            return fault._replace(address=fault.address | offset, offset=fault.offset | offset)
+        return fault
+
+    def is_special(self, address: int, size: int) -> bool:
+        """Tell whether a block of code has an instruction that only we can execute."""
+        code = self._p.linear.fetch(address, size, user=self._p.state.cpl == 3)
+        return isinstance(code, bytes) and has_special(code, code_bits(self._p.state))
+
+    def port_in(self, port: int, size: int) -> int | None:
+        """Return what IN reads, or None where the instruction faults or exits."""
+        if self.port_is_refused(port, size):
+            return None
+        return self._p.platform.port_in(self._p.index, port, size)
+
+    def port_out(self, port: int, size: int, value: int) -> bool:
+        """Execute OUT, or return False where the instruction faults or exits."""
+        if self.port_is_refused(port, size):
+            return False
+        self._p.platform.port_out(self._p.index, port, size, value)
+        return True
+
+    def port_is_refused(self, port: int, size: int) -> bool:
+        """Tell whether IN or OUT faults or exits; ``io_refused`` is the exception, if it is one.
+
+        SDM 1, "I/O Permission Bit Map"; the exception comes before the VM exit.
+        """
+        state = self._p.state
+        self.io_refused = None
+        flags = state.rflags
+        restricted = state.cr0 & _PE and (flags & _VM or state.cpl > flags >> 12 & 3)
+        if restricted and not self._bitmap_allows(port, size):
+            self.io_refused = self.io_refused or exception(Vector.GP, 0)
+            return True
+        return self._p.guest is not None and self._p.guest.exits_on_port(port, size)
+
+    def _bitmap_allows(self, port: int, size: int) -> bool:
+        task = self._p.state.segment(SegmentIndex.TR)
+        if task.limit < 0x67:
+            return False
+        base = self._p.linear.read(task.base + 0x66, 2)
+        if not isinstance(base, bytes):
+            return False
+        place = int.from_bytes(base, "little") + (port >> 3)
+        if place + 1 > task.limit:
+            return False
+        bits = self._p.linear.read(task.base + place, 2)
+        if not isinstance(bits, bytes):
+            return False
+        return not int.from_bytes(bits, "little") >> (port & 7) & ((1 << size) - 1)
+
+    def mmio_read(self, address: int, size: int) -> int:
+        """Read a host-physical address that is not RAM."""
+        return self._p.platform.mmio_read(self._p.index, address, size)
+
+    def mmio_write(self, address: int, size: int, value: int) -> None:
+        """Write a host-physical address that is not RAM."""
+        self._p.platform.mmio_write(self._p.index, address, size, value)
+
+
+def on_fault(p: "Processor") -> None:
+    """Handle `Trap.FAULT`: an access that the MMU refused."""
+    p.take_fault(p.accesses.engine_fault())
+
+
+HANDLERS: "dict[int, Callable[[Processor], None]]" = {int(Trap.FAULT): on_fault}

@@ -1,0 +1,154 @@
+"""What happens between two instructions: signals, interrupts, windows, timers, in their order.
+
+SDM 3A, "Prioritization of Concurrent Events"; SDM 3C, "Other Causes of VM Exits".
+"""
+
+from typing import TYPE_CHECKING
+
+from turducken.arch.exceptions import Vector
+from turducken.arch.registers import RFLAGS
+from turducken.cpu import vm_exit
+from turducken.cpu.events import Event, EventKind, exception
+from turducken.cpu.guest_controls import GuestControls, PinBased, Primary
+from turducken.cpu.surroundings import Activity
+from turducken.vmx.exit_reasons import ExitReason
+
+if TYPE_CHECKING:
+    from turducken.cpu.processor import Processor
+
+_IF = RFLAGS.mask("IF")
+
+
+def attend(p: "Processor") -> bool:
+    """Deliver what is due, in the manual's order; return whether code can run now.
+
+    SDM 3A, "Prioritization of Concurrent Events".
+    """
+    pending = p.pending
+    if pending.init:
+        return _take_init(p)
+    if p.activity is Activity.WAIT_FOR_SIPI:
+        return _take_sipi(p)
+    blocked = p.state.in_shadow
+    if pending.debug and not blocked:
+        payload, pending.debug = pending.debug, 0
+        p.raise_event(exception(Vector.DB, payload=payload))
+        return True
+    if pending.monitor_trap and p.guest is not None:
+        pending.monitor_trap = False
+        vm_exit.exit_to_host(p, ExitReason.MONITOR_TRAP_FLAG)
+        return True
+    pending.monitor_trap = False
+    if pending.tpr_below_threshold and p.guest is not None:
+        pending.tpr_below_threshold = False
+        vm_exit.exit_to_host(p, ExitReason.TPR_BELOW_THRESHOLD)
+        return True
+    if _timer_expired(p):
+        vm_exit.exit_to_host(p, ExitReason.PREEMPTION_TIMER)
+        return True
+    if _attend_nmi(p, blocked=blocked) or _attend_interrupt(p, blocked=blocked):
+        return True
+    p.attention = _waits_for_something(p)
+    return p.activity is Activity.ACTIVE
+
+
+def _timer_expired(p: "Processor") -> bool:
+    deadline = p.timer_deadline
+    return deadline is not None and p.guest is not None and p.read_tsc() >= deadline
+
+
+def _waits_for_something(p: "Processor") -> bool:
+    """Tell whether a signal is held back only by the processor's own state."""
+    guest = p.guest
+    if p.activity is not Activity.ACTIVE:
+        return False
+    if guest is not None:
+        windows = Primary.INTERRUPT_WINDOW_EXITING | Primary.NMI_WINDOW_EXITING
+        if guest.primary & windows or p.timer_deadline is not None:
+            return True
+    if p.pending.nmi and not p.nmi_blocked:
+        return True
+    return p.apic.pending_vector() is not None
+
+
+def _take_init(p: "Processor") -> bool:
+    """SDM 3C, "Other Causes of VM Exits": INIT is blocked in root, an exit in non-root."""
+    if p.guest is not None:
+        if p.activity is Activity.WAIT_FOR_SIPI:
+            p.pending.init = False
+            return _take_sipi(p)
+        p.pending.init = False
+        vm_exit.exit_to_host(p, ExitReason.INIT)
+        return True
+    if p.vmx.in_operation:
+        # Blocked: it stays pending until VMXOFF or a VM entry.
+        p.attention = False
+        return p.activity is Activity.ACTIVE
+    p.pending.init = False
+    p.activity = Activity.WAIT_FOR_SIPI
+    p.reset()
+    p.apic.init_reset()
+    return _take_sipi(p)
+
+
+def _take_sipi(p: "Processor") -> bool:
+    vector, p.pending.sipi = p.pending.sipi, None
+    if vector is None:
+        p.attention = False
+        return False
+    if p.guest is not None:
+        vm_exit.exit_to_host(p, ExitReason.SIPI, vector)
+        return True
+    p.start_at(vector)
+    return True
+
+
+def _attend_nmi(p: "Processor", *, blocked: bool) -> bool:
+    guest = p.guest
+    if guest is not None and _nmi_window_open(p, guest, blocked=blocked):
+        vm_exit.exit_to_host(p, ExitReason.NMI_WINDOW)
+        return True
+    if not p.pending.nmi or blocked or p.activity is Activity.SHUTDOWN:
+        return False
+    if guest is not None and guest.pin & PinBased.NMI_EXITING:
+        if p.nmi_blocked and not guest.pin & PinBased.VIRTUAL_NMIS:
+            return False
+        p.pending.nmi = False
+        event = Event(EventKind.NMI, Vector.NMI)
+        vm_exit.exit_for_event(p, event, None)
+        return True
+    if p.nmi_blocked:
+        return False
+    p.pending.nmi = False
+    p.activity = Activity.ACTIVE
+    p.raise_event(Event(EventKind.NMI, Vector.NMI))
+    p.nmi_blocked = True
+    return True
+
+
+def _nmi_window_open(p: "Processor", guest: GuestControls, *, blocked: bool) -> bool:
+    if not guest.primary & Primary.NMI_WINDOW_EXITING or blocked:
+        return False
+    return not p.nmi_blocked
+
+
+def _attend_interrupt(p: "Processor", *, blocked: bool) -> bool:
+    guest = p.guest
+    open_window = bool(p.state.rflags & _IF) and not blocked
+    if guest is not None and guest.primary & Primary.INTERRUPT_WINDOW_EXITING and open_window:
+        vm_exit.exit_to_host(p, ExitReason.INTERRUPT_WINDOW)
+        return True
+    if p.activity is Activity.SHUTDOWN or p.apic.pending_vector() is None:
+        return False
+    if guest is not None and guest.pin & PinBased.EXTERNAL_INTERRUPT_EXITING:
+        if blocked and p.state.rflags & _IF:
+            return False
+        vm_exit.exit_for_interrupt(p)
+        return True
+    if not open_window:
+        return False
+    p.activity = Activity.ACTIVE
+    vector = p.apic.acknowledge()
+    if vector is not None:
+        p.raise_event(Event(EventKind.EXTERNAL, vector))
+    return True
