@@ -1,10 +1,19 @@
 # Everything a user or a developer does starts here; each target does its own set-up.
+#
+#   make run      run the shipped guest hypervisor under ours, and show what happens
+#   make test     the tests (no compiler and no special rights needed)
+#   make check    what must pass before a commit: format, lint, types, layers, tests
+#   make slow     the broad matrices that `make test` only samples
+#   make bench    how fast it is, as ratios in one run
+#   make images   rebuild the guests from their sources (gcc and binutils of Debian 12)
+#   make bochs    run the guests on Bochs too and compare (bochs, xorriso, grub-pc-bin)
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+PYTEST := $(BIN)/pytest -n auto
 
-.PHONY: setup run test check bench images check-images slow clean
+.PHONY: setup run test check lint slow bench images check-images bochs clean
 
 setup: $(STAMP)
 
@@ -17,23 +26,33 @@ run: setup
 	$(BIN)/turducken run lhv-amd64
 
 test: setup
-	$(BIN)/pytest -n auto -q
+	$(PYTEST)
 
-check: setup
+check: lint
+	$(PYTEST)
+
+lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest -n auto -q
+
+slow: setup
+	$(PYTEST) -m slow
 
 bench: setup
 	$(BIN)/turducken bench
 
 images:
 	$(MAKE) -C guests install
+	$(MAKE) -C guests/bench install
 
 check-images:
-	$(MAKE) -s -C guests check
+	$(MAKE) -C guests check
+	$(MAKE) -C guests/bench check
+
+bochs:
+	$(MAKE) -C guests bochs
 
 clean:
-	rm -rf $(VENV) guests/build
+	rm -rf $(VENV) guests/build build
