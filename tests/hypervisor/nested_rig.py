@@ -1,9 +1,10 @@
-"""A machine with L0 in it, for tests: what `turducken.system` assembles, with L0's parts in reach."""
+"""A machine with L0 in it: what `turducken.system` assembles, with L0's parts in reach."""
 
 from dataclasses import dataclass, field
 
 from turducken.cpu.root import RootView
 from turducken.hypervisor import BootRegisters, Faults, Hypervisor, Offer, ShadowPolicyName
+from turducken.hypervisor.vcpu import Handling, Vcpu
 from turducken.machine.boot import BootImage
 from turducken.machine.machine import Machine, MachineOptions
 from turducken.system import start
@@ -14,6 +15,11 @@ from turducken.vmx.profile import load_profile
 
 MIB = 1 << 20
 LIMIT = 400_000_000
+MOST_EXITS = 20_000
+
+
+class StuckError(Exception):
+    """Nothing but VM exits happens."""
 
 
 @dataclass
@@ -83,6 +89,21 @@ class Rig:
             offer=run.offer,
             faults=run.faults,
         )
+
+    def watch_exits(self, most: int = MOST_EXITS) -> None:
+        """Raise `StuckError` where a faulty L0 handles one exit for ever."""
+        hypervisor = self.hypervisor
+        handle = hypervisor.l2_handler
+        count = 0
+
+        def counted(vcpu: Vcpu) -> Handling:
+            nonlocal count
+            count += 1
+            if count > most:
+                raise StuckError
+            return handle(vcpu)
+
+        hypervisor.l2_handler = counted
 
     def run(self, limit: int = LIMIT) -> str:
         self.outcome = self.machine.run(limit)

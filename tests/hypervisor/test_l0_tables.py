@@ -53,7 +53,7 @@ def test_frames_are_zeroed_whole_and_inside_the_region() -> None:
 
 def test_frames_run_out_with_an_error() -> None:
     memory = PhysicalMemory(RAM)
-    frames = FrameAllocator(memory, range(0, 2 * PAGE_SIZE))
+    frames = FrameAllocator(memory, range(2 * PAGE_SIZE))
     frames.allocate()
     frames.allocate()
     with pytest.raises(OutOfFramesError):

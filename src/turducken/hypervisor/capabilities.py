@@ -80,6 +80,7 @@ _NEEDED = (
     ("primary", Primary.USE_MSR_BITMAPS, "MSR bitmaps"),
     ("secondary", Secondary.ENABLE_EPT, "EPT"),
     ("secondary", Secondary.UNRESTRICTED_GUEST, "unrestricted guest"),
+    ("secondary", Secondary.ENABLE_VPID, "VPID"),
     ("exit", Exit.HOST_ADDRESS_SPACE_SIZE, "a 64-bit host"),
     ("exit", Exit.SAVE_EFER | Exit.LOAD_EFER, "IA32_EFER saved and loaded by VM exits"),
     ("exit", Exit.SAVE_PAT, "IA32_PAT saved by VM exits"),
@@ -92,8 +93,11 @@ def check_suitable(capabilities: Capabilities) -> None:
     for word, controls, name in _NEEDED:
         if getattr(capabilities, word).allowed1 & controls != controls:
             raise UnsuitableProcessorError(f"L0 needs a processor with {name}")
-    if not capabilities.has(EPT_VPID_CAP.mask("INVEPT_SINGLE_CONTEXT")):
-        raise UnsuitableProcessorError("L0 needs a processor with single-context INVEPT")
+    for kind in ("INVEPT_SINGLE_CONTEXT", "INVVPID_SINGLE_CONTEXT"):
+        if not capabilities.has(EPT_VPID_CAP.mask(kind)):
+            raise UnsuitableProcessorError(f"L0 needs a processor with {kind.split('_')[0]}")
+    if capabilities.primary.fixed1 & (Primary.CR3_LOAD_EXITING | Primary.CR3_STORE_EXITING):
+        raise UnsuitableProcessorError("L0 needs a processor on which MOV CR3 need not exit")
 
 
 _NOT_HONOURED = {

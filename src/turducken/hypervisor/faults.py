@@ -37,7 +37,7 @@ class Faults:
     addresses_left_behind: bool = False
     """EPT01 changes, but the translated addresses in VMCS02 stay as they are."""
     forgotten_root: bool = False
-    """Dropping an EPT02 gives its root away too."""
+    """Invalidating an EPT02 forgets EPT01's root too."""
     flush_of_wrong_root: bool = False
     """A dropped EPT02 is invalidated under EPT01's EPTP."""
     invept_of_current: bool = False

@@ -207,7 +207,7 @@ def refuse(vcpu: "Vcpu") -> "Handling":
     if not vectoring & INTERRUPTION_VALID:
         vcpu.inject(Vector.GP, 0)
     elif vectoring & INTERRUPTION_VECTOR == Vector.DF:
-        vcpu.stop_l1("triple fault")
+        vcpu.triple_fault()
     else:
         vcpu.inject(Vector.DF, 0)
     return None

@@ -435,11 +435,28 @@ class Nested:
         """L0 handles the exit that has just happened: L2 goes on, it is not entered anew."""
         context = self.current
         assert context is not None
+        self._launching = False
         if context.has_loads:
             context.has_loads = False
             slots = context.vmcs02.slots
             slots[f.ENTRY_MSR_LOAD_COUNT.slot] = 0
             slots[f.ENTRY_CONTROLS.slot] &= ~Entry.LOAD_PERF_GLOBAL_CTRL
+
+    def reentry_refused(self) -> bool:
+        """The processor refuses to go on with L2: find out why; False where it is a fault of L0's.
+
+        Another processor of L1's may have lowered the virtual TPR below its threshold while L2 ran.
+        That is what L1 asked to be told of.
+        """
+        context = self.current
+        assert context is not None
+        if not context.controls.has_primary(Primary.USE_TPR_SHADOW):
+            return False
+        slots = context.vmcs02.slots
+        slots[f.EXIT_INTERRUPTION_INFORMATION.slot] = slots[f.IDT_VECTORING_INFORMATION.slot] = 0
+        self._vcpu.count_reflected(ExitReason.TPR_BELOW_THRESHOLD)
+        self.exit_to_l1(ExitReason.TPR_BELOW_THRESHOLD, 0)
+        return True
 
     # Exits that L1 gets
 

@@ -75,7 +75,7 @@ _MSR_FIELDS = {
     msr.IA32_PAT: f.GUEST_PAT,
     msr.IA32_DEBUGCTL: f.GUEST_DEBUGCTL,
 }
-"""MSRs of L1 that VMCS01 holds while L0 runs."""
+"""MSRs of the guest that its VMCS holds while L0 runs."""
 
 Handling = Generator[Wait, None, None] | None
 """What a handler of a VM exit returns: what is left to do where it has to wait, or None."""
@@ -297,8 +297,11 @@ class Vcpu:
             is_launched = self.is_launched01
         processor = self.processor
         status = processor.vmresume() if is_launched else processor.vmlaunch()
-        if status is not VmStatus.SUCCEED:
+        if status is VmStatus.SUCCEED:
+            return
+        if not self.in_l2 or not self.nested.reentry_refused():
             raise HypervisorError(self._describe_refusal())
+        self._enter()
 
     def _describe_refusal(self) -> str:
         error = self.current.read(f.VM_INSTRUCTION_ERROR)
@@ -404,13 +407,28 @@ class Vcpu:
             slots[f.GUEST_PENDING_DEBUG.slot] |= _BS
 
     def inject(self, vector: int, error_code: int | None = None) -> None:
-        """Raise a hardware exception in the guest that exited, at the instruction that did."""
+        """Raise a hardware exception in the guest that exited, at the instruction that did.
+
+        L1 gets it where it wants the exceptions of its L2.
+        """
         vmcs = self.current
+        if self.in_l2 and vmcs.slots[f.EXCEPTION_BITMAP.slot] >> vector & 1:
+            self._exit_for_exception(vector, error_code)
+            return
         is_protected = vmcs.read(f.GUEST_CR0) & _PE
         has_code = error_code is not None and bool(is_protected)
         information = interruption(vector, EventType.HARDWARE_EXCEPTION, has_error_code=has_code)
         vmcs.write(f.ENTRY_INTERRUPTION_INFORMATION, information)
         vmcs.write(f.ENTRY_EXCEPTION_ERROR_CODE, error_code or 0)
+
+    def _exit_for_exception(self, vector: int, error_code: int | None) -> None:
+        slots = self.current.slots
+        slots[f.EXIT_INTERRUPTION_INFORMATION.slot] = interruption(
+            vector, EventType.HARDWARE_EXCEPTION, has_error_code=error_code is not None
+        )
+        slots[f.EXIT_INTERRUPTION_ERROR_CODE.slot] = error_code or 0
+        self.count_reflected(ExitReason.EXCEPTION_OR_NMI)
+        self.nested.exit_to_l1(ExitReason.EXCEPTION_OR_NMI, 0)
 
     def inject_again(self) -> None:
         """Let an event go on whose delivery the exit interrupted.
@@ -445,6 +463,17 @@ class Vcpu:
             self.vmcs01.write(field, entry)
         return True
 
+    def triple_fault(self) -> None:
+        """The guest that exited has come to a triple fault."""
+        if self.in_l2:
+            slots = self.current.slots
+            slots[f.EXIT_INTERRUPTION_INFORMATION.slot] = 0
+            slots[f.IDT_VECTORING_INFORMATION.slot] = 0
+            self.count_reflected(ExitReason.TRIPLE_FAULT)
+            self.nested.exit_to_l1(ExitReason.TRIPLE_FAULT, 0)
+        else:
+            self.stop_l1("triple fault")
+
     def stop_l1(self, why: str) -> None:
         """L1's processor has come to a triple fault: L0 gives the processor up."""
         self.is_stopped = True
@@ -477,8 +506,8 @@ class Vcpu:
         if index in self.system.answered_msrs:
             return self.capabilities12.msrs.get(index)
         field = _MSR_FIELDS.get(index)
-        if field is not None and not self.in_l2:
-            return self.vmcs01.read(field)
+        if field is not None:
+            return self.current.read(field)
         return self.processor.rdmsr(index)
 
     def write_msr(self, index: int, value: int) -> bool:
@@ -492,12 +521,12 @@ class Vcpu:
         if index == msr.IA32_APIC_BASE and (value & -4096) in self.system.frames.region:
             return False
         field = _MSR_FIELDS.get(index)
-        if field is not None and not self.in_l2:
+        if field is not None:
             return self._write_msr_field(index, field, value)
         return self.processor.wrmsr(index, value)
 
     def _write_msr_field(self, index: int, field: f.VmcsField, value: int) -> bool:
-        vmcs = self.vmcs01
+        vmcs = self.current
         if index == msr.IA32_EFER:
             old = vmcs.read(f.GUEST_EFER)
             if value & ~self.capabilities.cpu.efer:
@@ -527,7 +556,10 @@ class Vcpu:
     def invept(self, eptp: int) -> None:
         """Drop what this processor holds for an EPTP."""
         self.statistics.invept += 1
-        if self.system.faults.flush_of_wrong_root:
+        faults = self.system.faults
+        if faults.forgotten_root:
+            self.vmcs01.write(f.EPTP, 0)
+        if faults.flush_of_wrong_root:
             eptp = self.ept01.eptp
         self._succeed(self.processor.invept(INVEPT_SINGLE_CONTEXT, eptp), "INVEPT")
 

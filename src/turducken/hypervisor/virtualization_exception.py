@@ -10,11 +10,7 @@ from turducken.arch.exceptions import Vector
 from turducken.arch.registers import CR0
 from turducken.vmx import vmcs_fields as f
 from turducken.vmx.controls import Secondary
-from turducken.vmx.exit_information import (
-    INTERRUPTION_VALID,
-    EventType,
-    interruption,
-)
+from turducken.vmx.exit_information import INTERRUPTION_VALID
 from turducken.vmx.exit_reasons import ExitReason
 
 if TYPE_CHECKING:
@@ -51,11 +47,5 @@ def convert_to_ve(vcpu: "Vcpu", qualification: int) -> bool:
     store(area + _PHYSICAL, 8, slots[f.GUEST_PHYSICAL_ADDRESS.slot])
     store(area + _INDEX, 2, vmcs12.read(f.EPTP_INDEX))
     vcpu.nested.keep()
-    if vmcs12.read(f.EXCEPTION_BITMAP) >> Vector.VE & 1:
-        information = interruption(Vector.VE, EventType.HARDWARE_EXCEPTION)
-        slots[f.EXIT_INTERRUPTION_INFORMATION.slot] = information
-        vcpu.count_reflected(ExitReason.EXCEPTION_OR_NMI)
-        vcpu.nested.exit_to_l1(ExitReason.EXCEPTION_OR_NMI, 0)
-    else:
-        vcpu.inject(Vector.VE)
+    vcpu.inject(Vector.VE)
     return True

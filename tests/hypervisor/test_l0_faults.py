@@ -1,0 +1,118 @@
+"""Each fault planted in L0 is noticed, and nothing is noticed where none is planted."""
+
+from collections.abc import Callable
+
+import pytest
+from l0_bench import Bench
+from nested_rig import Rig, Run, StuckError
+
+from turducken.address import PAGE_SIZE, Gpa1, Gpa2, Hpa
+from turducken.arch.memory_types import MemoryType
+from turducken.hypervisor import Faults, HypervisorError, Offer
+from turducken.hypervisor.ept01 import RWX
+from turducken.paging import rights
+from turducken.vmx import vmcs_fields as f
+
+LIMIT = 60_000_000
+
+
+def lhv_fails(faults: Faults, tests: str, image: str = "lhv-amd64", **options: object) -> bool:
+    """Tell whether some of lhv's tests fail, or L0 does."""
+    rig = Rig(Run(image, f"tests={tests}", faults=faults, **options))  # type: ignore[arg-type]
+    rig.watch_exits()
+    try:
+        text = rig.run(LIMIT)
+    except (HypervisorError, StuckError):
+        return True
+    return "not ok" in text or "tests passed" not in text
+
+
+def lhv(tests: str, image: str = "lhv-amd64", **options: object) -> Callable[[Faults], bool]:
+    return lambda faults: lhv_fails(faults, tests, image, **options)
+
+
+# What lhv cannot see is looked at from outside
+
+
+def type_is_wrong(faults: Faults) -> bool:
+    bench = Bench(faults=faults)
+    bench.map12(0x1234000, 0x1234000, RWX, MemoryType.WT)
+    word = bench.attributes02(Gpa2(0x1234000))
+    return rights.MEMORY_TYPE.get(word) != MemoryType.WT
+
+
+def change_is_not_followed(faults: Faults) -> bool:
+    bench = Bench(faults=faults)
+    bench.map12(0x1234000, 0x1234000)
+    assert bench.fill(Gpa2(0x1234000)) is not None
+    bench.run(bench.control.unmap(bench.vcpu, Gpa1(0x1234000), PAGE_SIZE))
+    return bench.lookup02(Gpa2(0x1234000)) is not None
+
+
+def addresses_are_not_followed(faults: Faults) -> bool:
+    bench = Bench(faults=faults, text="tests=io-bitmap*")
+    context = bench.vcpu.nested.current
+    assert context is not None
+    page = context.vmcs12.read(f.IO_BITMAP_A)
+    bench.vcpu.in_l2 = True
+    target = Hpa(0x30_0000)
+    bench.run(bench.control.map(bench.vcpu, Gpa1(page), PAGE_SIZE, target, RWX))
+    return context.vmcs02.read(f.IO_BITMAP_A) != target
+
+
+def one_shadow_stays(faults: Faults) -> bool:
+    bench = Bench(faults=faults)
+    bench.map12(0x1234000, 0x1234000)
+    for flags in (False, True):
+        bench.use_ept12(accessed_dirty=flags)
+        assert bench.fill(Gpa2(0x1234000)) is not None
+    bench.vcpu.shadow.invept(bench.ept12)
+    stay = []
+    for flags in (False, True):
+        bench.use_ept12(accessed_dirty=flags)
+        stay.append(bench.lookup02(Gpa2(0x1234000)))
+    return stay != [None, None]
+
+
+def vpids_are_shared(faults: Faults) -> bool:
+    bench = Bench(faults=faults)
+    vpids = bench.vcpu.vpids
+    return len({vpids.own, vpids.of(0), vpids.of(1), vpids.of(2)}) < 4
+
+
+NOTICES: dict[str, Callable[[Faults], bool]] = {
+    "wrong_memory_type": type_is_wrong,
+    "dropped_permission": lhv("ept-identity"),
+    "skipped_invept": lhv("ept-remap-invept"),
+    "leaf_permissions_only": lhv("ept-rights-level-2"),
+    "write_only_is_violation": lhv("ept-misconfig"),
+    "lost_vectoring": lhv("ept-violation-reads-idt"),
+    "lost_instruction_length": lhv("ept-violation-pushes-frame"),
+    "no_transition_flush": lhv("no-vpid-forgets"),
+    "shadow_left_behind": change_is_not_followed,
+    "addresses_left_behind": addresses_are_not_followed,
+    "forgotten_root": lhv("ept-identity,ept-remap-invept"),
+    "flush_of_wrong_root": lhv("ept-remap-invept"),
+    "invept_of_current": lhv("ept-switch-roots-change"),
+    "one_of_several_shadows": one_shadow_stays,
+    "shared_vpid": vpids_are_shared,
+    "canonical_lower_half_only": lhv("invvpid-*"),
+    "pdptes_from_wrong_cr3": lhv(
+        "mode-*,vmcall", "lhv-i386-pae", offer=Offer(ept=False, unrestricted_guest=False)
+    ),
+    "injection_left": lhv("event-injection"),
+}
+
+
+def test_every_fault_has_a_test() -> None:
+    assert set(NOTICES) == set(Faults.__dataclass_fields__)
+
+
+@pytest.mark.parametrize("name", NOTICES)
+def test_a_planted_fault_is_noticed(name: str) -> None:
+    assert NOTICES[name](Faults(**{name: True}))
+
+
+@pytest.mark.parametrize("name", NOTICES)
+def test_nothing_is_noticed_without_it(name: str) -> None:
+    assert not NOTICES[name](Faults())
