@@ -166,14 +166,21 @@ class Mmu:
         address = access.address & self.address_mask
         mapping = self._space.find(address) or self._global_space.find(address)
         if mapping is not None:
-            fault = self._refuse(mapping, access)
-            if fault is not None:
+            _, kind, user, ac = access
+            all_of, any_of, leaf = mapping.all_of, mapping.any_of, mapping.leaf
+            fault: Fault | None = None
+            if not is_allowed(self.mode, all_of, any_of, leaf, kind, user=user, ac=ac):
+                fault = self._rights_fault(all_of, leaf, access)
+            elif kind != WRITE or mapping.is_dirty:
+                fault = self._refuse(mapping, access)
+            else:
+                mapping = None  # a dirty flag has to be set in memory
+            if mapping is not None:
                 self.tlb.statistics.hits += 1
+                if fault is None:
+                    return mapping
                 self._invalidate_for(fault)
                 return fault
-            if access.kind != WRITE or mapping.is_dirty:
-                self.tlb.statistics.hits += 1
-                return mapping
         self.tlb.statistics.misses += 1
         found = self._walk(access, address)
         if not isinstance(found, Mapping):
@@ -212,16 +219,12 @@ class Mmu:
         return ApicAccess(access.address, offset & 0xFFF, access.kind)
 
     def _refuse(self, mapping: Mapping, access: Access) -> Fault | None:
-        """Return the fault that ``access`` takes if it uses ``mapping``, or None if it may."""
-        _, kind, user, ac = access
-        all_of, any_of = mapping.all_of, mapping.any_of
-        if not is_allowed(self.mode, all_of, any_of, mapping.leaf, kind, user=user, ac=ac):
-            return self._rights_fault(all_of, mapping.leaf, access)
+        """Return the fault of using ``mapping`` for what ordinary paging allows, or None."""
         if self.ept is not None:
-            page = _page_kind(all_of, any_of)
-            if not mapping.ept_all_of & self._final_need(kind, page):
+            page = _page_kind(mapping.all_of, mapping.any_of)
+            if not mapping.ept_all_of & self._final_need(access.kind, page):
                 gpa = mapping.gpa + (access.address & ((1 << mapping.shift) - 1))
-                final = PhysicalAccess(gpa, kind, access.address, True, page)
+                final = PhysicalAccess(gpa, access.kind, access.address, True, page)
                 return self._violation(final, mapping.ept_all_of)
         if self.apic_access_page is not None:
             return self._check_apic_page(mapping, access)
