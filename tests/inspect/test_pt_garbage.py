@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from turducken.inspect.samples import SAMPLES_DIRECTORY
 
-PATIENCE = 30.0
+PATIENCE = 30.0  # seconds of processor time: the machine may be busy with other things
 ROOT_FORMATS = ("ept", "4-level", "5-level", "pae", "32-bit")
 
 
@@ -54,7 +54,7 @@ COMMANDS = {
 def test_garbage_as_tables(pt, tmp_path, garbage, command):
     path = tmp_path / "dump"
     path.write_bytes(GARBAGE[garbage])
-    start = time.monotonic()
+    start = time.process_time()
     first, *rest = (*COMMANDS[command], "")
     positional = [first] if command in ("walk", "read") else []
     options = [one for one in (rest if positional else (first, *rest)) if one]
@@ -64,30 +64,30 @@ def test_garbage_as_tables(pt, tmp_path, garbage, command):
         )
         assert status in (0, 1, 2)
         assert output or errors.count("\n") == 1
-    assert time.monotonic() - start < PATIENCE
+    assert time.process_time() - start < PATIENCE
 
 
 @pytest.mark.parametrize("garbage", ["loop-ept", "tangle", "random"])
 def test_garbage_behind_garbage(pt, tmp_path, garbage):
     path = tmp_path / "dump"
     path.write_bytes(GARBAGE[garbage])
-    start = time.monotonic()
+    start = time.process_time()
     for command in ("walk", "read"):
         pt(command, path, "0x1234", "--via", "cr3=0x1000,ept12=0x1000,ept01=0x1000")
     pt("compose", path, "--via", "ept12=0x1000,ept01=0x1000", "--limit", "5")
     pt("check", path, "--ept01", "0x1000", "--ept12", "0x1000", "--ept02", "0x1000")
-    assert time.monotonic() - start < PATIENCE
+    assert time.process_time() - start < PATIENCE
 
 
 @pytest.mark.parametrize("garbage", GARBAGE)
 def test_searching_garbage(pt, tmp_path, garbage):
     path = tmp_path / "dump"
     path.write_bytes(GARBAGE[garbage])
-    start = time.monotonic()
+    start = time.process_time()
     status, output, errors = pt("find", path)
     assert status == 0
     assert output or errors
-    assert time.monotonic() - start < PATIENCE
+    assert time.process_time() - start < PATIENCE
 
 
 def test_a_loop_is_a_finding(pt_json, tmp_path):

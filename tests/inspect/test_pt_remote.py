@@ -24,7 +24,7 @@ def stub_for():
 
 
 @pytest.mark.parametrize("no_ack", [False, True])
-@pytest.mark.parametrize("packet_size", [64, 0x400, 0x4000])
+@pytest.mark.parametrize("packet_size", [256, 0x400, 0x4000])
 def test_physical_memory_is_read_in_packets_the_stub_takes(stub_for, no_ack, packet_size):
     stub, memory, _ = stub_for(no_ack=no_ack, packet_size=packet_size)
     source = RemoteMemory("127.0.0.1", stub.port)

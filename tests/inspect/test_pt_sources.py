@@ -174,10 +174,10 @@ def test_sixty_four_gigabytes_are_mapped_not_loaded(tmp_path):
     from turducken.inspect.chain import ChainOptions, parse_chain
     from turducken.inspect.through import ChainMap
 
-    start = time.monotonic()
+    start = time.process_time()
     source = open_file(str(path))
     stages = parse_chain(f"ept={63 << 30:#x}", ChainOptions())
     mapping = ChainMap(source, stages).mapping()
     assert mapping.tables_read == 2
-    assert time.monotonic() - start < 2
+    assert time.process_time() - start < 2
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 2 << 20

@@ -8,6 +8,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+
 from turducken.address import PAGE_SIZE
 from turducken.arch.memory_types import MemoryType
 from turducken.inspect.moved import MovedMemory
@@ -145,12 +147,11 @@ SAMPLES: dict[str, Callable[[], Sample]] = {
 
 def used_pages(memory: PhysicalMemory, roots: dict[str, int]) -> list[tuple[int, int]]:
     """Return regions that cover every page with something in it, and every root."""
-    zeros = bytes(PAGE_SIZE)
-    tops = {value & ~(PAGE_SIZE - 1) for value in roots.values()}
+    pages = np.frombuffer(memory.bytes, dtype=np.uint64).reshape(-1, PAGE_SIZE // 8)
+    used = {int(page) * PAGE_SIZE for page in np.flatnonzero(pages.any(axis=1))}
+    used |= {value & ~(PAGE_SIZE - 1) for value in roots.values()}
     regions: list[tuple[int, int]] = []
-    for base in range(0, memory.size, PAGE_SIZE):
-        if memory.bytes[base : base + PAGE_SIZE] == zeros and base not in tops:
-            continue
+    for base in sorted(used):
         if regions and sum(regions[-1]) == base:
             regions[-1] = (regions[-1][0], regions[-1][1] + PAGE_SIZE)
         else:

@@ -7,8 +7,12 @@ import numpy as np
 from turducken.inspect.chain import Stage, Through
 from turducken.memory import Memory
 from turducken.paging.compose import Composition, compose
-from turducken.paging.ranges import Mapping, RangeTable, map_ranges
+from turducken.paging.inventory import take_inventory
+from turducken.paging.ranges import DEFAULT_MAX_RANGES, Mapping, RangeTable, map_ranges
 from turducken.paging.readers import Bools, TableReader, Words, reader_of
+
+MIN_RANGES = 1 << 19
+REPETITIONS = 8
 
 
 class ThroughReader:
@@ -75,13 +79,16 @@ class ChainMap:
     def mapping(self, number: int = 0) -> Mapping:
         """Return what stage ``number`` maps, from its input to its output."""
         if number not in self._mappings:
-            stage = self.stages[number]
+            stage, memory = self.stages[number], self.memory_below(number)
+            # Tables that are used over and over may well be garbage: their repetitions are limited.
+            entries = take_inventory(stage.fmt, memory, stage.root).count << 9
             self._mappings[number] = map_ranges(
                 stage.fmt,
-                self.memory_below(number),
+                memory,
                 stage.root,
                 pat=stage.pat,
                 accessed_dirty=self._accessed_dirty,
+                max_ranges=min(DEFAULT_MAX_RANGES, max(MIN_RANGES, REPETITIONS * entries)),
             )
         return self._mappings[number]
 

@@ -15,7 +15,7 @@ from turducken.paging.readers import Bools, Words
 _PAGE = np.uint64(12)
 ALL_ONES = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
 FEW = 16
-MAX_PIECES = 1 << 23
+MAX_PIECES = 1 << 22
 INDEX_PAGES = 1 << 25
 """The index of the outer stage is used where it spans at most this many pages (128 GiB)."""
 
