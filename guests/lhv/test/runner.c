@@ -273,7 +273,8 @@ unsigned runner_run_all(void)
             run_everywhere(*t);
     if (options.soak)
         soak_everywhere();
-    print("1..%u\n", reported);
+    if (!options.quiet)
+        print("1..%u\n", reported);
     if (failures)
         print("# lhv: %u of %u tests failed\n", failures, reported);
     else
