@@ -34,18 +34,21 @@ class Registers:
 
 @dataclass
 class Ram:
-    """Reads as ones where there is none."""
+    """``data`` from address ``base`` on; reads as ones where there is none."""
 
     data: bytearray
+    base: int = 0
     log: list[int] = field(default_factory=list)
 
     def load(self, at: int, size: int) -> int:
-        if at >= len(self.data):
+        at -= self.base
+        if not 0 <= at < len(self.data):
             return (1 << 8 * size) - 1
         return int.from_bytes(self.data[at : at + size], "little")
 
     def store(self, at: int, size: int, value: int) -> None:
-        if at < len(self.data):
+        at -= self.base
+        if 0 <= at < len(self.data):
             self.data[at : at + size] = value.to_bytes(size, "little")
 
 
