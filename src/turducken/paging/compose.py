@@ -9,13 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from turducken.paging import rights
-from turducken.paging.ranges import NO_ENTRY, RangeTable, merge
+from turducken.paging.ranges import NO_ENTRY, Merger, RangeTable, merge
 from turducken.paging.readers import Bools, Words
 
 _PAGE = np.uint64(12)
 ALL_ONES = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
 FEW = 16
 MAX_PIECES = 1 << 22
+AT_ONCE = 1 << 17
+"""Inner ranges are taken in blocks of this many, which keeps intermediate results small."""
 INDEX_PAGES = 1 << 25
 """The index of the outer stage is used where it spans at most this many pages (128 GiB)."""
 
@@ -40,12 +42,19 @@ def compose(inner: RangeTable, outer: RangeTable) -> Composition:
     """
     if not len(inner) or not len(outer):
         return Composition(RangeTable(), inner)
-    ranges = _through(inner, outer)
-    if ranges.total == inner.total:
-        return Composition(merge(ranges), RangeTable())
-    truncated = len(ranges) >= MAX_PIECES
-    unmapped = RangeTable() if truncated else merge(within(inner, _gaps(outer)))
-    return Composition(merge(ranges), unmapped, truncated)
+    overlaps, merger, covered = _Overlaps(outer, len(inner)), Merger(), 0
+    truncated = False
+    for first in range(0, len(inner), AT_ONCE):
+        pieces = _through(inner.take(slice(first, first + AT_ONCE)), outer, overlaps)
+        covered += pieces.total
+        merger.add(pieces)
+        truncated = len(pieces) >= MAX_PIECES or merger.length >= MAX_PIECES
+        if truncated:
+            break
+    unmapped = RangeTable()
+    if covered != inner.total and not truncated:
+        unmapped = merge(within(inner, _gaps(outer)))
+    return Composition(merger.result(), unmapped, truncated)
 
 
 def within(ranges: RangeTable, regions: RangeTable) -> RangeTable:
@@ -55,7 +64,8 @@ def within(ranges: RangeTable, regions: RangeTable) -> RangeTable:
     """
     if not len(ranges) or not len(regions):
         return RangeTable()
-    cut = _cut(ranges.take(_near(ranges, regions)), regions)
+    ranges = ranges.take(_near(ranges, regions))
+    cut = _cut(ranges, regions, _Overlaps(regions, len(ranges)))
     return replace(
         cut.inner,
         start=np.add(cut.inner.start, cut.low - cut.inner.target),
@@ -89,6 +99,46 @@ def outside(ranges: RangeTable, regions: RangeTable) -> RangeTable:
     return compose(ranges.take(~inside), regions).unmapped
 
 
+class _Overlaps:
+    """Finds, for ranges that lead into the input of ``outer``, which outer ranges they reach."""
+
+    def __init__(self, outer: RangeTable, expected: int) -> None:
+        self._outer = outer
+        self._owner: NDArray[np.int32] | None = None
+        self._base = outer.start[0] >> _PAGE
+        self._pages = int((outer.last[-1] >> _PAGE) - self._base) + 1
+        worth_it = len(outer) > 4096 and self._pages <= min(INDEX_PAGES, 16 * expected)
+        if worth_it and not ((outer.start | outer.size) & np.uint64(0xFFF)).any():
+            # By page number: millions of binary searches would miss every cache.
+            ends = ((outer.last >> _PAGE) - self._base).astype(np.int64)
+            self._owner = np.repeat(
+                np.arange(len(outer), dtype=np.int32), np.diff(ends, prepend=-1)
+            )
+
+    def find(self, inner: RangeTable) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """Return, for each inner range, the first outer range it reaches and one after the last."""
+        outer = self._outer
+        low, high = inner.target, inner.target + (inner.size - np.uint64(1))
+        if self._owner is None:
+            first = np.searchsorted(outer.last, low, side="left")
+            return first, np.maximum(first, np.searchsorted(outer.start, high, side="right"))
+        first, _, above = self._at(self._owner, low)
+        first = np.where(above, len(outer), first)
+        last, below, above_last = self._at(self._owner, high)
+        stop = last + (outer.start[last] <= high)
+        stop = np.where(below, 0, np.where(above_last, len(outer), stop))
+        return first, np.maximum(first, stop)
+
+    def _at(
+        self, owner: NDArray[np.int32], address: Words
+    ) -> tuple[NDArray[np.intp], Bools, Bools]:
+        page = address >> _PAGE
+        below, above = page < self._base, page > self._base + np.uint64(self._pages - 1)
+        index = np.where(below, np.uint64(0), page - self._base)
+        index = np.where(above, np.uint64(self._pages - 1), index)
+        return owner[index.astype(np.intp)].astype(np.intp), below, above
+
+
 @dataclass(frozen=True, slots=True)
 class _Pieces:
     """Where inner and outer ranges overlap: a row for each piece."""
@@ -101,9 +151,9 @@ class _Pieces:
     size: Words
 
 
-def _cut(inner: RangeTable, outer: RangeTable) -> _Pieces:
+def _cut(inner: RangeTable, outer: RangeTable, overlaps: _Overlaps) -> _Pieces:
     """Cut every inner range into the pieces that lie in one outer range each."""
-    first, stop = _overlaps(inner, outer)
+    first, stop = overlaps.find(inner)
     counts = stop - first
     room = MAX_PIECES - np.cumsum(counts)
     if len(room) and room[-1] < 0:
@@ -123,9 +173,9 @@ def _cut(inner: RangeTable, outer: RangeTable) -> _Pieces:
     return _Pieces(part, theirs, low, high - low + one)
 
 
-def _through(inner: RangeTable, outer: RangeTable) -> RangeTable:
+def _through(inner: RangeTable, outer: RangeTable, overlaps: _Overlaps) -> RangeTable:
     """Return each piece of an inner range that lies in one outer range, not merged."""
-    cut = _cut(inner, outer)
+    cut = _cut(inner, outer, overlaps)
     moved_in, moved_out = cut.low - cut.inner.target, cut.low - outer.start[cut.outer]
     return RangeTable(
         np.add(cut.inner.start, moved_in),
@@ -151,47 +201,6 @@ def _gaps(table: RangeTable) -> RangeTable:
     return RangeTable(
         begin[some], size[some], begin[some], none.astype(np.uint32), none, none, none
     )
-
-
-def _overlaps(inner: RangeTable, outer: RangeTable) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Return, for each inner range, the first outer range it reaches and the one after the last."""
-    low, high = inner.target, inner.target + (inner.size - np.uint64(1))
-    base = outer.start[0] >> _PAGE
-    pages = int((outer.last[-1] >> _PAGE) - base) + 1
-    worth_it = len(outer) > 4096 and pages <= min(INDEX_PAGES, 16 * len(inner))
-    if worth_it and _whole_pages(outer):
-        return _overlaps_by_page(outer, (low, high), (base, pages))
-    first = np.searchsorted(outer.last, low, side="left")
-    return first, np.maximum(first, np.searchsorted(outer.start, high, side="right"))
-
-
-def _whole_pages(table: RangeTable) -> bool:
-    return not ((table.start | table.size) & np.uint64(0xFFF)).any()
-
-
-def _overlaps_by_page(
-    outer: RangeTable, bounds: tuple[Words, Words], space: tuple[np.uint64, int]
-) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """As `_overlaps`, looked up by page number: millions of binary searches miss every cache."""
-    low, high = bounds
-    base, pages = space
-    ends = ((outer.last >> _PAGE) - base).astype(np.int64)
-    owner = np.repeat(np.arange(len(outer), dtype=np.int32), np.diff(ends, prepend=-1))
-    starts = outer.start
-
-    def at(address: Words) -> tuple[NDArray[np.intp], Bools, Bools]:
-        page = address >> _PAGE
-        below, above = page < base, page > base + np.uint64(pages - 1)
-        index = np.where(below, np.uint64(0), page - base)
-        index = np.where(above, np.uint64(pages - 1), index)
-        return owner[index.astype(np.intp)].astype(np.intp), below, above
-
-    first, _, above = at(low)
-    first = np.where(above, len(outer), first)
-    last, below, above_last = at(high)
-    stop = last + (starts[last] <= high)
-    stop = np.where(below, 0, np.where(above_last, len(outer), stop))
-    return first, np.maximum(first, stop)
 
 
 def combine_all(inner: NDArray[np.uint32], outer: NDArray[np.uint32]) -> NDArray[np.uint32]:
