@@ -127,7 +127,7 @@ class Processor:
         self.host_images: dict[tuple[int, bytes], HostImage] = {}
         self.pause_loop = (0, 0)
         self.random = random.Random(index)
-        self.iret_unblocked_nmi = False
+        self.unblocking_iret: int | None = None
         self.is_aborted = False
         self.timer_deadline: int | None = None
         self.dr = [0, 0, 0, 0, 0, 0, _DR6_RESET, _DR7_RESET]

@@ -92,7 +92,7 @@ def exit_for_event(p: "Processor", event: Event, during: Event | None) -> None:
         vmcs.write(f.EXIT_INTERRUPTION_ERROR_CODE, event.error_code)
     elif not p.state.cr0 & _PE and event.vector in HAS_ERROR_CODE:
         information &= ~(1 << 11)
-    if p.iret_unblocked_nmi and during is None and event.vector != Vector.DF:
+    if p.unblocking_iret == p.state.rip and during is None and event.vector != Vector.DF:
         information |= NMI_UNBLOCKING
     vmcs.write(f.EXIT_INTERRUPTION_INFORMATION, information)
     if event.is_software:
@@ -126,7 +126,7 @@ def exit_for_translation(p: "Processor", fault: Fault, during: Event | None) -> 
         vmcs.write(f.GUEST_LINEAR_ADDRESS, fault.address)
     if isinstance(fault, EptViolation):
         qualification = fault.qualification
-        if p.iret_unblocked_nmi and during is None:
+        if p.unblocking_iret == p.state.rip and during is None:
             qualification |= NMI_UNBLOCKING
         exit_to_host(p, ExitReason.EPT_VIOLATION, qualification, length=length, during=during)
     else:

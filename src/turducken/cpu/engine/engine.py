@@ -167,7 +167,11 @@ class Engine:
             library.flush_code(self._handle)
             self._can_step = True
         self._is_stepping = True
+        begin = self.state.rip
         trap = self._run(1)
+        if trap == Trap.FAULT and self.fault_kind == FETCH and self.state.rip != begin:
+            # The instruction is complete; the fault is the next one's, and will come again.
+            trap = Trap.BUDGET
         self._is_stepping = False
         self.executed += 1
         self._running_budget = self._budget.left

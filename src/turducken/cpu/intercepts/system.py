@@ -356,11 +356,11 @@ def on_iret(p: "Processor") -> None:
     the bit "NMI unblocking due to IRET".
     """
     p.nmi_blocked = False
-    p.iret_unblocked_nmi = True
+    p.unblocking_iret = p.state.rip
     trap = p.engine.step()
     if trap:
         p.handlers[trap](p)
-    p.iret_unblocked_nmi = False
+    p.unblocking_iret = None
     p.attention = True
 
 
