@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from turducken.cpu.processor import Processor
 from turducken.cpu.root import RootView
 from turducken.hypervisor import BootRegisters, Faults, Hypervisor, Offer, ShadowPolicyName
 from turducken.hypervisor.vcpu import Handling, Vcpu
@@ -39,6 +40,36 @@ class Run:
     native: bool = True
 
 
+class RootMemory:
+    """Host-physical memory as root software sees it: device registers are part of it."""
+
+    def __init__(self, processor: Processor) -> None:
+        self._p = processor
+
+    def load(self, address: int, size: int) -> int:
+        if self._p.memory.is_ram(address, size):
+            return self._p.memory.load(address, size)
+        return self._p.platform.mmio_read(self._p.index, address, size)
+
+    def store(self, address: int, size: int, value: int) -> None:
+        if self._p.memory.is_ram(address, size):
+            self._p.memory.store(address, size, value)
+        else:
+            self._p.platform.mmio_write(self._p.index, address, size, value)
+
+    def read(self, address: int, length: int) -> bytes:
+        return self._p.memory.read(address, length)
+
+    def write(self, address: int, data: bytes) -> None:
+        self._p.memory.write(address, data)
+
+
+def root_view(processor: Processor) -> RootView:
+    view = RootView(processor)
+    view.memory = RootMemory(processor)
+    return view
+
+
 class Rig:
     def __init__(self, run: Run) -> None:
         image: BootImage = find_image(run.image)
@@ -64,7 +95,7 @@ class Rig:
         if run.nested:
             self.hypervisor = self._make_hypervisor(run)
             for one in self.machine.processors:
-                one.root = self.hypervisor.run(RootView(one))
+                one.root = self.hypervisor.run(root_view(one))
         else:
             start.start(self.machine.processors[0], self.boot)
 

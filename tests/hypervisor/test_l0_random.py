@@ -81,7 +81,7 @@ class Naive01:
 
 def naive_type(inner: int, outer: int) -> int:
     """The types of this test only: EPT01 is WB; or UC, which wins but over WC."""
-    return inner if MemoryType.WB == outer or inner == MemoryType.WC else MemoryType.UC
+    return inner if outer == MemoryType.WB or inner == MemoryType.WC else MemoryType.UC
 
 
 class World:

@@ -1,0 +1,20 @@
+"""Whatever L1 and L2 do, L0 neither fails nor lets its memory be touched."""
+
+import pytest
+from l0_hostile import Hostile
+from nested_rig import StuckError
+
+from turducken.hypervisor import POLICIES, ShadowPolicyName
+
+LIMIT = 2_000_000
+
+
+@pytest.mark.parametrize("shadow", POLICIES)
+@pytest.mark.parametrize("seed", range(10))
+def test_noise(seed: int, shadow: ShadowPolicyName) -> None:
+    hostile = Hostile(seed, shadow)
+    try:
+        hostile.run(LIMIT)
+    except StuckError:
+        hostile.check()  # L1 and L2 may keep each other busy
+    assert hostile.entries
