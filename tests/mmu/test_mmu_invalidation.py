@@ -16,6 +16,7 @@ from mmu_support import EPT_FORMAT, GIB, LONG, RWX, Rig, entry_place, reached
 from turducken.mmu.faults import EptViolation, PageFault
 from turducken.mmu.mmu import AccessMode
 from turducken.mmu.rights import FETCH, READ, WRITE
+from turducken.mmu.tlb import Tlb
 from turducken.paging.formats import PAGING_5LEVEL, PAGING_32, PAGING_PAE, BoundFormat, Features
 from turducken.paging.rights import make_attributes
 from turducken.paging.table import PageTable
@@ -599,3 +600,59 @@ def test_rights_of_upper_entries_come_from_the_structure_caches() -> None:
     assert isinstance(rig.where(0x7000, FETCH), PageFault)
     # The pages cached before keep the rights they were cached with.
     assert rig.where(0x6000, WRITE) == 0xA000
+
+
+def test_rights_of_upper_entries_reach_entries_cached_later() -> None:
+    rig = Rig()
+    table = rig.table()
+    for address in (0x5000, GIB, GIB + 0x1000):
+        table.map(address, address, 0x1000, RWX)
+    place = entry_place(table, 0x5000, 0)
+    table.memory.store(place, 8, table.memory.load(place, 8) & ~2)
+    rig.configure(table)
+    rig.access(0x5000)  # caches the PML4E, read-only
+    rig.access(GIB)  # begins there, and caches the entries below
+    assert isinstance(rig.access(GIB + 0x1000, WRITE), PageFault)
+
+
+def too_little(*_: object) -> None:
+    """Stands for an invalidation that is not done."""
+
+
+def too_much(tlb: Tlb, *_: object) -> None:
+    tlb.forget_everything()
+
+
+PLANTED = [
+    (name, fault)
+    for name in (
+        "invlpg",
+        "invpcid_address",
+        "flush_pcid",
+        "flush_vpid",
+        "flush_non_global",
+        "page_fault",
+        "ept_violation",
+        "invvpid_address",
+        "invvpid_all",
+        "invept_single",
+        "invept_all",
+    )
+    for fault in (too_little, too_much)
+]
+
+
+@pytest.mark.parametrize(("name", "fault"), PLANTED)
+def test_planted_faults_are_seen(
+    name: str, fault: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def is_caught(operation: Operation) -> bool:
+        try:
+            test_linear_and_combined_mappings(FORMATS[3], operation)
+        except AssertionError:
+            return True
+        return False
+
+    assert not any(is_caught(one) for one in OPERATIONS)
+    monkeypatch.setattr(Tlb, name, fault)
+    assert any(is_caught(one) for one in OPERATIONS)
