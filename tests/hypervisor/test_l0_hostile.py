@@ -18,3 +18,8 @@ def test_noise(seed: int, shadow: ShadowPolicyName) -> None:
     except StuckError:
         hostile.check()  # L1 and L2 may keep each other busy
     assert hostile.entries
+
+
+def test_a_failed_entry_leaves_efer_to_l1() -> None:
+    """A host IA32_EFER that no exit control loads is noise in VMCS12; it must not become L1's."""
+    test_noise(481, "cached")

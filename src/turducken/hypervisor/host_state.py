@@ -125,16 +125,16 @@ def _write_segments(vmcs: Vmcs, vmcs12: Vmcs, *, is_long: bool) -> None:
 
 def load_host_image(vmcs01: Vmcs, vmcs12: Vmcs, image: HostImage, after: Vmcs) -> None:
     """Put L1's host state into VMCS01; ``after`` is the VMCS that holds what L2 left behind."""
-    vmcs01.unpack(f.GUEST_REGISTER_SLOTS, image.registers)
+    left, host = after.slots, vmcs12.slots
+    cr0, efer, pat = left[f.GUEST_CR0.slot], left[f.GUEST_EFER.slot], left[f.GUEST_PAT.slot]
+    vmcs01.unpack(f.GUEST_REGISTER_SLOTS, image.registers)  # ``after`` may be VMCS01 itself
     vmcs01.unpack(f.GUEST_SEGMENT_SLOTS, image.segments)
-    slots, left = vmcs01.slots, after.slots
-    host = vmcs12.slots
-    slots[f.GUEST_CR0.slot] |= left[f.GUEST_CR0.slot] & _CR0_KEPT
+    slots = vmcs01.slots
+    slots[f.GUEST_CR0.slot] |= cr0 & _CR0_KEPT
     if not image.loads_efer:
-        efer = left[f.GUEST_EFER.slot] & ~_LMA_LME
-        slots[f.GUEST_EFER.slot] = efer | (_LMA_LME if image.is_long else 0)
+        slots[f.GUEST_EFER.slot] = efer & ~_LMA_LME | (_LMA_LME if image.is_long else 0)
     if not image.loads_pat:
-        slots[f.GUEST_PAT.slot] = left[f.GUEST_PAT.slot]
+        slots[f.GUEST_PAT.slot] = pat
     slots[f.GUEST_RIP.slot] = host[f.HOST_RIP.slot]
     slots[f.GUEST_RSP.slot] = host[f.HOST_RSP.slot]
     slots[f.GUEST_RFLAGS.slot] = 2
