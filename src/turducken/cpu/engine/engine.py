@@ -10,6 +10,7 @@ from turducken.address import PAGE_OFFSET_MASK
 from turducken.cpu.engine import library
 from turducken.cpu.engine.budget import Budget
 from turducken.cpu.engine.guestmode import enter_guest_mode
+from turducken.cpu.engine.selfcheck import check_layout
 from turducken.cpu.engine.state import RIP, State
 from turducken.memory import PhysicalMemory
 
@@ -90,6 +91,7 @@ class Engine:
     """
 
     def __init__(self, memory: PhysicalMemory, host: EngineHost, *, native: bool = True) -> None:
+        check_layout()
         self._engine, self._handle = library.open_engine()
         self._memory = memory
         self._host = host

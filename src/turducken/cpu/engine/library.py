@@ -34,6 +34,7 @@ def _prepare(name: str, *arguments: Any) -> Any:
 emu_start = _prepare("uc_emu_start", ptr, c_uint64, c_uint64, c_uint64, c_size_t)
 emu_stop = _prepare("uc_emu_stop", ptr)
 emu_stop_address = _address("uc_emu_stop")
+context_size = _prepare("uc_context_size", ptr)
 context_alloc = _prepare("uc_context_alloc", ptr, POINTER(ptr))
 context_save = _prepare("uc_context_save", ptr, ptr)
 context_restore = _prepare("uc_context_restore", ptr, ptr)

@@ -15,7 +15,7 @@ from turducken.arch.registers import CR0, CR4, EFER, RFLAGS
 from turducken.cpu.engine import library
 
 HEADER_BYTES = 40
-CONTEXT_BYTES = 5608
+CONTEXT_BYTES = 5568
 
 RIP = 16
 _EFLAGS = 17
@@ -28,15 +28,15 @@ _EXCEPTION = 673
 """Error code (low half) and a flag that the engine must not see set (high half)."""
 
 MSR_WORDS = {
-    0x174: 595,
-    0x175: 596,
-    0x176: 597,
-    0xC000_0081: 598,
-    0xC000_0082: 600,
-    0xC000_0083: 601,
-    0xC000_0084: 602,
-    0xC000_0102: 603,
-    0xC000_0103: 607,
+    0x174: 600,
+    0x175: 601,
+    0x176: 602,
+    0xC000_0081: 603,
+    0xC000_0082: 605,
+    0xC000_0083: 606,
+    0xC000_0084: 607,
+    0xC000_0102: 608,
+    0xC000_0103: 612,
 }
 """MSRs that instructions run by the engine itself use (SYSCALL, SWAPGS, RDTSCP ...)."""
 
@@ -186,6 +186,11 @@ class State:
     @cpl.setter
     def cpl(self, value: int) -> None:
         self.words[_HFLAGS] = self.words[_HFLAGS] & ~_H_CPL | value
+
+    @property
+    def mode_summary(self) -> int:
+        """What `update_mode` keeps true."""
+        return self.words[_HFLAGS] & 0xFFFF_FFFF
 
     @property
     def is_64bit(self) -> bool:
