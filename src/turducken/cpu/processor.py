@@ -237,8 +237,11 @@ class Processor:
                 if not self._run_root():
                     return
                 continue
-            if self.attention and not boundary.attend(self):
-                return
+            if self.attention:
+                if not boundary.attend(self):
+                    return
+                if self.root is not None and self.guest is None:
+                    continue  # what was due was a VM exit
             if self.activity is not Activity.ACTIVE:
                 return
             self._run_code(end - engine.executed)

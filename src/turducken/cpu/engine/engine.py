@@ -35,6 +35,9 @@ _GRANT = (
 )
 
 
+_SINGLE_STEP = 0x141
+"""#DB after an instruction under RFLAGS.TF."""
+
 _NEEDED = (
     unicorn_const.UC_PROT_READ,
     unicorn_const.UC_PROT_WRITE,
@@ -171,8 +174,8 @@ class Engine:
         self._is_stepping = True
         begin = self.state.rip
         trap = self._run(1)
-        if trap == Trap.FAULT and self.fault_kind == FETCH and self.state.rip != begin:
-            # The instruction is complete; the fault is the next one's, and will come again.
+        if self.state.rip != begin and not _is_after_instruction(trap):
+            # The instruction is complete; what stopped the engine is the next one's trap.
             trap = Trap.BUDGET
         self._is_stepping = False
         self.executed += 1
@@ -346,3 +349,9 @@ class Engine:
         except BaseException as error:
             self._fail(error)
         return library.block_instructions(self._handle, address)
+
+
+def _is_after_instruction(trap: int) -> bool:
+    """Tell whether a trap is reported with RIP behind its instruction."""
+    is_software = Trap.SOFTWARE_INTERRUPT <= trap < Trap.SOFTWARE_INTERRUPT + 0x100
+    return is_software or trap == _SINGLE_STEP
