@@ -25,7 +25,7 @@ def attend(p: "Processor") -> bool:
     SDM 3A, "Prioritization of Concurrent Events".
     """
     pending = p.pending
-    if pending.init:
+    if pending.init and not _blocks_init(p):
         return _take_init(p)
     if p.activity is Activity.WAIT_FOR_SIPI:
         return _take_sipi(p)
@@ -71,8 +71,13 @@ def _waits_for_something(p: "Processor") -> bool:
     return p.apic.pending_vector() is not None
 
 
+def _blocks_init(p: "Processor") -> bool:
+    """SDM 3C, "Other Causes of VM Exits": in root operation INIT waits for VMXOFF or a VM entry."""
+    return p.guest is None and p.vmx.in_operation
+
+
 def _take_init(p: "Processor") -> bool:
-    """SDM 3C, "Other Causes of VM Exits": INIT is blocked in root, an exit in non-root."""
+    """Reset the processor; in non-root operation, cause a VM exit instead."""
     if p.guest is not None:
         if p.activity is Activity.WAIT_FOR_SIPI:
             p.pending.init = False
@@ -80,10 +85,6 @@ def _take_init(p: "Processor") -> bool:
         p.pending.init = False
         vm_exit.exit_to_host(p, ExitReason.INIT)
         return True
-    if p.vmx.in_operation:
-        # Blocked: it stays pending until VMXOFF or a VM entry.
-        p.attention = False
-        return p.activity is Activity.ACTIVE
     p.pending.init = False
     p.activity = Activity.WAIT_FOR_SIPI
     p.reset()
