@@ -261,9 +261,14 @@ static void soak_everywhere(void)
 
 void runner_list(void)
 {
-    for (const struct test *const *t = tests_start; t < tests_end; t++)
-        if (options_select((*t)->subject, (*t)->name))
-            print("# %s/%s\n", (*t)->subject, (*t)->name);
+    unsigned n = 0;
+    for (const struct test *const *t = tests_start; t < tests_end; t++) {
+        if (!options_select((*t)->subject, (*t)->name))
+            continue;
+        print("# %s/%s\n", (*t)->subject, (*t)->name);
+        n++;
+    }
+    print("# lhv: %u tests\n", n);
 }
 
 unsigned runner_run_all(void)
