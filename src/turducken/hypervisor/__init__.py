@@ -7,7 +7,9 @@
 from turducken.hypervisor.boot import BootRegisters
 from turducken.hypervisor.capabilities import Offer, UnsuitableProcessorError
 from turducken.hypervisor.faults import Faults
-from turducken.hypervisor.hypervisor import Hypapp, Hypervisor
+from turducken.hypervisor.hypapp import Hypapp
+from turducken.hypervisor.hypervisor import Hypervisor
+from turducken.hypervisor.memory_control import MemoryControl
 from turducken.hypervisor.shadow import POLICIES, ShadowPolicyName
 from turducken.hypervisor.vcpu import HypervisorError, Vcpu
 
@@ -18,6 +20,7 @@ __all__ = [
     "Hypapp",
     "Hypervisor",
     "HypervisorError",
+    "MemoryControl",
     "Offer",
     "ShadowPolicyName",
     "UnsuitableProcessorError",

@@ -1,7 +1,7 @@
 """L0: what its processors share, and where they begin."""
 
 from collections.abc import Callable, Generator, Sequence
-from typing import Literal, Protocol
+from typing import Literal
 
 from turducken.address import PAGE_SIZE, Gpa1, Hpa
 from turducken.arch import msr
@@ -12,6 +12,7 @@ from turducken.hypervisor.ept01 import W
 from turducken.hypervisor.events import Events
 from turducken.hypervisor.faults import Faults
 from turducken.hypervisor.frames import FrameAllocator
+from turducken.hypervisor.hypapp import Hypapp
 from turducken.hypervisor.interprocessor import start_processor
 from turducken.hypervisor.memory_control import MemoryControl
 from turducken.hypervisor.mtrr import mtrr_numbers
@@ -26,20 +27,6 @@ from turducken.vmx.vmcs_fields import ACCESSES
 _LOW_WRITE, _HIGH_READ, _HIGH_WRITE = 2048, 1024, 3072
 _GIVE_OTHERS_TIME = 4
 """Turns that the boot processor waits for the others before it sends them a startup IPI."""
-
-
-class Hypapp(Protocol):
-    """An application on L0, as far as L0 itself calls it.
-
-    Each method returns False where the application has nothing to do with what happened, else None
-    or, where it must wait, a generator for the processor to run.
-    """
-
-    def on_hypercall(self, vcpu: Vcpu) -> "Handling | Literal[False]":
-        """L1 executed VMCALL."""
-
-    def on_violation(self, vcpu: Vcpu, gpa1: Gpa1, access: int) -> "Handling | Literal[False]":
-        """L1 or L2 made an access (R, W, X as 1, 2, 4) that EPT01 does not allow."""
 
 
 class Hypervisor:
@@ -129,6 +116,8 @@ class Hypervisor:
             for number, value in enumerate(self.boot.general()):
                 processor.gpr[number] = value
             yield from self._start_others(processor)
+            for app in self.apps:
+                app.on_start(self)
         yield from vcpu.run()
 
     def _start_others(self, processor: VmxProcessor) -> Generator[Wait, None, None]:
@@ -148,7 +137,7 @@ class Hypervisor:
     # Hypapps
 
     def hypercall(self, vcpu: Vcpu) -> "Handling | Literal[False]":
-        """Offer L1's VMCALL to the hypapps."""
+        """Offer a guest's VMCALL to the hypapps."""
         for app in self.apps:
             handling = app.on_hypercall(vcpu)
             if handling is not False:

@@ -76,6 +76,8 @@ def on_cpuid(vcpu: "Vcpu") -> "Handling":
     elif leaf == 7 and not subleaf:
         enabled = vcpu.vmcs01.read(f.GUEST_CR4) & _PKE
         ecx = ecx & ~_CPUID_OSPKE | (_CPUID_OSPKE if enabled else 0)
+    for app in vcpu.system.apps:
+        eax, ebx, ecx, edx = app.on_cpuid(vcpu, leaf, subleaf, (eax, ebx, ecx, edx))
     gpr[_RAX], gpr[_RBX], gpr[_RCX], gpr[_RDX] = eax, ebx, ecx, edx
     vcpu.skip()
     return None
@@ -191,7 +193,7 @@ def on_ept_violation(vcpu: "Vcpu") -> "Handling":
     gpa1 = Gpa1(vmcs.read(f.GUEST_PHYSICAL_ADDRESS))
     access = vmcs.read(f.EXIT_QUALIFICATION) & 7
     place = vcpu.ept01.find(gpa1)
-    if place is not None and not access & ~place.entry:
+    if place is not None and not access & ~place.entry and vcpu.app_table is None:
         vcpu.inject_again()
         return None
     return vcpu.system.refuse_access(vcpu, gpa1, access)

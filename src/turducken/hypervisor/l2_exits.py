@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from turducken.address import Gpa2
+from turducken.address import Gpa1, Gpa2
 from turducken.hypervisor.events import ShadowFilled
 from turducken.hypervisor.l1_exits import on_rdmsr, on_wrmsr
 from turducken.hypervisor.shadow.compose import (
@@ -136,6 +136,17 @@ def _on_wrmsr(vcpu: "Vcpu") -> "Handling":
     return on_wrmsr(vcpu)
 
 
+def _on_vmcall(vcpu: "Vcpu") -> "Handling":
+    """A hypapp's, or L1's."""
+    if vcpu.system.apps:
+        handling = vcpu.system.hypercall(vcpu)
+        if handling is not False:
+            vcpu.nested.keep()
+            return handling
+    reflect(vcpu, R.VMCALL, 0)
+    return None
+
+
 # VM functions and VMCS shadowing, which L0 emulates where the processor does not do it
 
 
@@ -180,6 +191,9 @@ def _on_ept_violation(vcpu: "Vcpu") -> "Handling":
     slots = context.vmcs02.slots
     qualification = slots[f.EXIT_QUALIFICATION.slot]
     gpa2 = Gpa2(slots[f.GUEST_PHYSICAL_ADDRESS.slot])
+    if vcpu.app_table is not None:
+        _keep(vcpu)
+        return vcpu.system.refuse_access(vcpu, Gpa1(gpa2), qualification & _ACCESS)
     if context.root12 is None:
         return _without_ept12(vcpu, gpa2, qualification)
     before = _leaf02(vcpu, gpa2) if context.root12.view.features.mode_based_execute else None
@@ -245,13 +259,13 @@ def _denied_by_ept01(vcpu: "Vcpu", found: Denied01, qualification: int) -> "Hand
 
 def _without_ept12(vcpu: "Vcpu", gpa2: Gpa2, qualification: int) -> "Handling":
     """L2 without EPT runs under EPT01: its physical addresses are L1's."""
-    gpa1 = gpa2
-    place = vcpu.ept01.find(gpa1)  # type: ignore[arg-type]
+    gpa1 = Gpa1(gpa2)
+    place = vcpu.ept01.find(gpa1)
     access = qualification & _ACCESS
     _keep(vcpu)
     if place is not None and not access & ~place.entry:
         return None
-    return vcpu.system.refuse_access(vcpu, gpa1, access)  # type: ignore[arg-type]
+    return vcpu.system.refuse_access(vcpu, gpa1, access)
 
 
 def _on_ept_misconfiguration(vcpu: "Vcpu") -> "Handling":
@@ -265,6 +279,7 @@ _ROUTES: "dict[int, Callable[[Vcpu], Handling]]" = {
     R.NMI_WINDOW: _on_nmi_window,
     R.RDMSR: _on_rdmsr,
     R.WRMSR: _on_wrmsr,
+    R.VMCALL: _on_vmcall,
     R.VMFUNC: _on_vmfunc,
     R.VMREAD: _on_field_access,
     R.VMWRITE: _on_field_access,

@@ -242,6 +242,8 @@ class Nested:
             return None
         self._load_guest(context)
         self._flush_transition(context)
+        for app in vcpu.system.apps:
+            app.on_nested_entry(vcpu)
         self._start(context, is_launch=is_launch)
         if vcpu.init_pending:
             self._exit_for_init(context)
@@ -297,6 +299,13 @@ class Nested:
         context.root12 = self._root12(context.controls, eptp12)
         context.vmcs02.slots[f.EPTP.slot] = self._vcpu.shadow.enter(context.root12)
 
+    def eptp02(self) -> int:
+        """Return the EPTP that L2 runs under: EPT02's, or EPT01's for an L2 without EPT."""
+        context = self.current
+        assert context is not None
+        root12 = context.root12
+        return self._vcpu.ept01.eptp if root12 is None else self._vcpu.shadow.enter(root12)
+
     def _translate(self, address: int) -> int:
         """Return the host-physical page of L1's page ``address``; all ones where L1 has none."""
         frame = self._vcpu.memory.host_frame(Gpa1(address), write=True)
@@ -334,11 +343,10 @@ class Nested:
             )
         if self.needs.nmi_exiting:
             self._make_room_for_nmi(context)
+        slots[f.EPTP.slot] = self.eptp02()
         if context.root12 is None:
-            slots[f.EPTP.slot] = self._vcpu.ept01.eptp
             self._load_pdptes(slots)
         else:
-            slots[f.EPTP.slot] = self._vcpu.shadow.enter(context.root12)
             self._vcpu.composer.log = self._log_of(context)
         if context.controls.primary & Primary.USE_MSR_BITMAPS:
             self._merge_bitmap(context)
@@ -466,6 +474,8 @@ class Nested:
         assert context is not None
         vmcs12, vmcs02 = context.vmcs12, context.vmcs02
         slots12, slots02 = vmcs12.slots, vmcs02.slots
+        for app in vcpu.system.apps:
+            app.on_nested_exit(vcpu, reason)
         slots12[f.EXIT_REASON.slot] = reason
         slots12[f.EXIT_QUALIFICATION.slot] = qualification
         for slot in _INFORMATION.get(reason, ()):

@@ -10,6 +10,7 @@ from turducken.arch.registers import CR0, CR3, EFER, RFLAGS
 from turducken.hypervisor import boot
 from turducken.hypervisor.capabilities import check_suitable, offered_to_l1, read_capabilities
 from turducken.hypervisor.ept01 import Ept01
+from turducken.hypervisor.ept_table import EptTable
 from turducken.hypervisor.events import Exited, Handler, L1Stopped
 from turducken.hypervisor.explain import Explanation, explain_now
 from turducken.hypervisor.frames import FrameShare
@@ -109,6 +110,8 @@ class Vcpu:
         self.is_stopped = False
         self.explained: dict[int, Explanation] = {}
         """For watched addresses of L2's: through which entries each went last."""
+        self.app_table: EptTable | None = None
+        """A hypapp's table, under which the guest runs at present."""
         self.requests: list[Callable[[Vcpu], None]] = []
         """What other processors want done here before a guest runs again."""
         self.vmcs01 = self._make_vmcs01()
@@ -477,6 +480,8 @@ class Vcpu:
     def stop_l1(self, why: str) -> None:
         """L1's processor has come to a triple fault: L0 gives the processor up."""
         self.is_stopped = True
+        for app in self.system.apps:
+            app.on_shutdown(self, why)
         if self.events.subscribers:
             self.events.publish(L1Stopped(self.index, why))
 
@@ -567,6 +572,21 @@ class Vcpu:
         """Drop what this processor holds for a VPID."""
         self.statistics.invvpid += 1
         self._succeed(self.processor.invvpid(INVVPID_SINGLE_CONTEXT, vpid, 0), "INVVPID")
+
+    def run_under(self, table: EptTable | None) -> None:
+        """Let the guest that exited go on under a table of a hypapp's; None: under L0's own again.
+
+        What it refuses goes to `Hypapp.on_violation`. Nothing is invalidated: translations are
+        tagged with the table's root.
+        """
+        self.app_table = table
+        if table is not None:
+            eptp = table.root | self.ept01.eptp & 0xFFF
+        elif self.in_l2:
+            eptp = self.nested.eptp02()
+        else:
+            eptp = self.ept01.eptp
+        self.current.write(f.EPTP, eptp)
 
     def _recycle_vpid(self, vpid: int) -> None:
         self.flush_vpid(vpid)
