@@ -22,7 +22,8 @@ EXAMPLES = """\
 
  What is compared: the console's lines; how the run ends; and, on each processor, the VM exits that
  the image's own guests make to it, with reason, qualification and RIP. The bare run has the
- processor that our hypervisor shows (it withholds what it does not honour).
+ processor that our hypervisor shows (it withholds what it does not honour). EPT violations that a
+ processor may, but need not, cause (after permissions were added without INVEPT) do not count.
 
  Exit status: 0 no difference, 1 a difference, 2 bad usage, 130 interrupted
 """

@@ -2,7 +2,8 @@
 
 What is compared is what L1 can see: what it writes to its console, and, on each processor, the
 sequence of its L2's VM exits with reason, exit qualification and L2's RIP. The bare machine has
-the processor that L0 shows L1 (`turducken.system.offered`): what L0 withholds is no difference.
+the processor that L0 shows L1 (`turducken.system.offered`): what L0 withholds is no difference. EPT
+violations that a processor may leave out are left out.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,10 +12,15 @@ from itertools import zip_longest
 
 from turducken.cpu.processor import Processor
 from turducken.hypervisor.events import Event, GivenToL1
+from turducken.paging.formats import EPT
+from turducken.paging.walker import Stop, walk
 from turducken.system.assembly import Stops, System
 from turducken.system.offered import profile_of_l1
 from turducken.system.options import Mode, SystemOptions
 from turducken.system.result import Result
+from turducken.vmx import vmcs_fields as f
+from turducken.vmx.exit_reasons import ENTRY_FAILURE, ExitReason
+from turducken.vmx.vmcs import Vmcs
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +117,25 @@ def _note_exit(
     reason, qualification = data
     assert isinstance(reason, int)
     assert isinstance(qualification, int)
-    exits[processor.index].append(SeenExit(reason, qualification, processor.state.rip))
+    vmcs = processor.vmx.current
+    assert vmcs is not None
+    if reason == ExitReason.EPT_VIOLATION and _is_spurious(processor, vmcs, qualification):
+        return
+    # After a failed entry the processor still has L1's registers.
+    rip = vmcs.read(f.GUEST_RIP) if reason & ENTRY_FAILURE else processor.state.rip
+    exits[processor.index].append(SeenExit(int(reason), int(qualification), rip))
+
+
+def _is_spurious(processor: Processor, vmcs: Vmcs, qualification: int) -> bool:
+    """Tell whether the tables, as they are now, allow what an EPT violation was about.
+
+    SDM 3C, "Guidelines for Use of the INVEPT Instruction": software that adds permissions may leave
+    INVEPT out; the processor then may, or may not, cause one EPT violation.
+    """
+    address = vmcs.read(f.GUEST_PHYSICAL_ADDRESS)
+    fmt = EPT.bind(processor.ept_features)
+    found = walk(fmt, processor.memory, vmcs.read(f.EPTP), address)
+    return found.stop is Stop.PAGE and not qualification & 7 & ~found.all_of
 
 
 def _note_event(exits: list[list[SeenExit]], event: Event) -> None:
