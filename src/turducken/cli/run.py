@@ -12,6 +12,7 @@ from turducken.cli.running import STDOUT, interruptible, output_file
 from turducken.cli.teaching import command_with
 from turducken.report import as_json
 from turducken.system import DEFAULT_IMAGE, DEFAULT_MODE, Result, Stops, System
+from turducken.system.snapshot import save_snapshot
 
 EXAMPLES = """\
  Examples
@@ -46,6 +47,14 @@ Quiet = Annotated[
         "--quiet", "-q", rich_help_panel=choices.SHOW, help="Neither console nor summary."
     ),
 ]
+SnapshotOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE",
+        rich_help_panel=choices.SHOW,
+        help="Write the memory at the end of the run there, for turducken pt.",
+    ),
+]
 
 
 def mount(app: typer.Typer) -> None:
@@ -71,6 +80,7 @@ def run(
     json: JsonOption = None,
     quiet: Quiet = False,
     watch: choices.Watch = [],  # noqa: B006 - Typer copies it
+    snapshot: SnapshotOption = None,
 ) -> int:
     """Run an image on the machine."""
     chosen = choices.SystemChoices(
@@ -92,7 +102,16 @@ def run(
         if json_file is not None:
             text = as_json.dump(as_json.result_as_dict(system, result))
             json_file.write(text.encode())
+        if snapshot is not None:
+            _save(system, snapshot)
         return result.exit_status
+
+
+def _save(system: System, path: str) -> None:
+    try:
+        save_snapshot(system, path)
+    except OSError as error:
+        raise InputError(f"--snapshot {path}: {error.strerror}") from None
 
 
 def _byte_writer(file: IO[bytes]) -> Callable[[int], None]:
