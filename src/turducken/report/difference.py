@@ -92,7 +92,7 @@ def exit_in_words(seen: SeenExit) -> str:
     if seen.reason & ENTRY_FAILURE and "failure" not in name:
         name = f"entry failure: {name}"
     detail = f" (qualification {seen.qualification:#x})" if seen.qualification else ""
-    return f"{name}{detail} at {seen.rip:#x}"
+    return f"{name}{detail}" + ("" if seen.rip is None else f" at {seen.rip:#x}")
 
 
 def comparison_as_dict(found: Comparison) -> dict[str, Any]:
@@ -125,7 +125,7 @@ def _difference_as_dict(one: Difference | None) -> dict[str, Any] | None:
     return {"number": one.number, "cpu": one.cpu, **sides}
 
 
-def _side(side: str | SeenExit | None) -> str | dict[str, int] | None:
+def _side(side: str | SeenExit | None) -> str | dict[str, int | None] | None:
     if isinstance(side, SeenExit):
         return {
             "reason": int(side.reason),

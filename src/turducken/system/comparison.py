@@ -22,14 +22,28 @@ from turducken.vmx import vmcs_fields as f
 from turducken.vmx.exit_reasons import ENTRY_FAILURE, ExitReason
 from turducken.vmx.vmcs import Vmcs
 
+_ASYNCHRONOUS = frozenset(
+    {
+        ExitReason.EXTERNAL_INTERRUPT,
+        ExitReason.INIT,
+        ExitReason.SIPI,
+        ExitReason.PREEMPTION_TIMER,
+    }
+)
+"""Exits whose place in L2's code depends on time, which passes otherwise under L0."""
+
 
 @dataclass(frozen=True, slots=True)
 class SeenExit:
-    """A VM exit of L2 as L1 sees it; ``place`` is L2's RIP."""
+    """A VM exit of L2 as L1 sees it; ``rip`` is L2's, None where the exit could strike anywhere."""
 
     reason: int
     qualification: int
-    rip: int
+    rip: int | None
+
+
+def _seen(reason: int, qualification: int, rip: int) -> SeenExit:
+    return SeenExit(int(reason), int(qualification), None if reason in _ASYNCHRONOUS else rip)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +137,7 @@ def _note_exit(
         return
     # After a failed entry the processor still has L1's registers.
     rip = vmcs.read(f.GUEST_RIP) if reason & ENTRY_FAILURE else processor.state.rip
-    exits[processor.index].append(SeenExit(int(reason), int(qualification), rip))
+    exits[processor.index].append(_seen(reason, qualification, rip))
 
 
 def _is_spurious(processor: Processor, vmcs: Vmcs, qualification: int) -> bool:
@@ -140,8 +154,7 @@ def _is_spurious(processor: Processor, vmcs: Vmcs, qualification: int) -> bool:
 
 def _note_event(exits: list[list[SeenExit]], event: Event) -> None:
     if isinstance(event, GivenToL1):
-        seen = SeenExit(event.reason, event.qualification, event.rip)
-        exits[event.processor].append(seen)
+        exits[event.processor].append(_seen(event.reason, event.qualification, event.rip))
 
 
 def _first_difference(
