@@ -4,7 +4,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import NamedTuple
 
-from iced_x86 import Code, Decoder, Instruction, OpKind, Register, RegisterExt
+from iced_x86 import Code, Decoder, Instruction, MemorySizeExt, OpKind, Register, RegisterExt
 
 from turducken.arch.registers import GPR_NAMES
 from turducken.cpu.engine import SegmentIndex, State
@@ -20,6 +20,8 @@ SEGMENT_NUMBERS: dict[int, int] = {
 _full_register: Callable[[int], int] = RegisterExt.full_register  # type: ignore[assignment]
 register_size: Callable[[int], int] = RegisterExt.size  # type: ignore[assignment]
 """The width of a register (iced's number) in bytes."""
+memory_size: Callable[[int], int] = MemorySizeExt.size  # type: ignore[assignment]
+"""The size in bytes of a memory operand (iced's number)."""
 
 
 class MemoryOperand(NamedTuple):

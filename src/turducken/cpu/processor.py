@@ -17,7 +17,14 @@ from turducken.cpu import boundary, task_switch, virtual_apic, vm_exit
 from turducken.cpu.accesses import Accesses
 from turducken.cpu.control_registers import cr4_writable, sync_mmu
 from turducken.cpu.cpuid import Cpuid
-from turducken.cpu.decoder import Instruction, MemoryOperand, code_bits, decode, linear_address
+from turducken.cpu.decoder import (
+    Instruction,
+    MemoryOperand,
+    code_bits,
+    decode,
+    linear_address,
+    memory_size,
+)
 from turducken.cpu.delivery import Failure, TaskSwitch, deliver
 from turducken.cpu.engine import Engine, Segment, SegmentIndex
 from turducken.cpu.engine.state import UNUSABLE
@@ -404,6 +411,13 @@ class Processor:
         """Return the length of the instruction at RIP, 0 where it cannot be fetched."""
         code = self._fetch()
         return decode(code, code_bits(self.state)).len if isinstance(code, bytes) else 0
+
+    def operand_size(self) -> int:
+        """Return the size in bytes of the memory operand of the instruction at RIP."""
+        code = self._fetch()
+        if not isinstance(code, bytes):
+            return 0
+        return memory_size(decode(code, code_bits(self.state)).memory_size)
 
     def _fetch(self) -> bytes | Fault:
         """Return the bytes at RIP, as many as an instruction can have (fewer at a fault)."""

@@ -39,9 +39,9 @@ def virtualize(p: "Processor", fault: ApicAccess) -> bool:
     """
     guest = p.guest
     assert guest is not None
-    size = p.engine.fault_size
-    inside = fault.offset >= TPR and fault.offset + size <= TPR + 4
-    if not guest.has_primary(Primary.USE_TPR_SHADOW) or fault.kind == FETCH or not inside:
+    if not guest.has_primary(Primary.USE_TPR_SHADOW) or fault.kind == FETCH:
+        return False
+    if not TPR <= fault.offset < TPR + 4 or fault.offset + p.operand_size() > TPR + 4:
         return False
     p.accesses.virtual_apic_page = guest.virtual_apic
     trap = p.engine.step()

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from unicorn import unicorn_const, x86_const
 
-from turducken.address import PAGE_OFFSET_MASK
+from turducken.address import PAGE_SIZE
 from turducken.cpu.engine import library
 from turducken.cpu.engine.budget import Budget
 from turducken.cpu.engine.guestmode import enter_guest_mode
@@ -16,9 +16,6 @@ from turducken.memory import PhysicalMemory
 
 _DEVICE_WINDOW = 1 << 46
 """Engine-physical: where host-physical addresses without RAM appear, so that accesses ask us."""
-
-_POISON = 1 << 48
-"""Engine-physical: nothing is here; a translation that fails leads here, to stop the access."""
 
 READ, WRITE, FETCH = 0, 1, 2
 """Kinds of access."""
@@ -88,7 +85,7 @@ class Engine:
     ``state`` is the register file between runs. Set ``is_stale`` when translations changed: the
     next run then asks `EngineHost.fill` again for everything; ``is_code_stale`` when somebody else
     wrote to code that this engine has translated. ``fetched`` holds the pages that it fetches from
-    at present: linear page to host-physical page. ``fault_address``, ``fault_size`` and
+    at present: linear page to host-physical page. ``fault_address`` and
     ``fault_kind`` describe the access that `EngineHost.fill` refused, ``executed`` the number of
     instructions begun so far.
     """
@@ -102,7 +99,7 @@ class Engine:
         self._aborted = False
         self._is_entering = True
         self._error: BaseException | None = None
-        self.fault_address = self.fault_size = self.fault_kind = 0
+        self.fault_kind = 0
         self.executed = 0
         self.is_stale = False
         self.is_code_stale = False
@@ -110,7 +107,6 @@ class Engine:
         self._granted: dict[int, tuple[int, int]] = {}
         self._running_budget = 0
         self._is_stepping = self._can_step = False
-        self._fill_page = 0
         self._map_memory()
         self._budget = Budget(self._handle, self._new_block, native=native)
         self.state = State(self._handle)
@@ -139,7 +135,6 @@ class Engine:
         self._hooks = (
             (unicorn_const.UC_HOOK_INTR, library.INTERRUPT_HOOK(self._on_interrupt)),
             (unicorn_const.UC_HOOK_TLB_FILL, library.FILL_HOOK(self._on_fill)),
-            (unicorn_const.UC_HOOK_MEM_UNMAPPED, library.UNMAPPED_HOOK(self._on_unmapped)),
         )
         for kind, callback in self._hooks:
             library.add_hook(self._handle, kind, callback)
@@ -181,6 +176,11 @@ class Engine:
         self.executed += 1
         self._running_budget = self._budget.left
         return trap
+
+    @property
+    def fault_address(self) -> int:
+        """The exact linear address of the access that `EngineHost.fill` refused last."""
+        return library.refused_address(self._handle)
 
     @property
     def instructions(self) -> int:
@@ -277,11 +277,13 @@ class Engine:
             except BaseException as error:
                 self._fail(error)
         if target is None:
-            self._fill_page, self.fault_kind = page, kind
-            result[0], result[1] = _POISON, grant
-            return True
+            # The engine leaves the instruction at once, as if it had not begun.
+            self.fault_kind = kind
+            if not self._aborted and self._error is None:
+                self._trap = Trap.FAULT
+            return False
         if not self._memory.is_ram(target):
-            target += _DEVICE_WINDOW
+            target = _DEVICE_WINDOW + min(target, _DEVICE_WINDOW - PAGE_SIZE)
         elif kind == FETCH:
             self.fetched[page] = target
         if before is not None and before[0] == target:
@@ -289,16 +291,6 @@ class Engine:
         self._granted[key] = (target, grant)
         result[0], result[1] = target, grant
         return True
-
-    def _on_unmapped(
-        self, _engine: int, _access: int, address: int, size: int, _value: int, _data: int
-    ) -> bool:
-        if not self._aborted and self._error is None:
-            self.fault_address = self._fill_page + (address & PAGE_OFFSET_MASK)
-            self.fault_size = size
-            self._trap = Trap.FAULT
-        self.flush_tlb()
-        return False
 
     def _on_in(self, _engine: int, port: int, size: int, _data: int) -> int:
         if self._aborted:

@@ -5,7 +5,7 @@ with fixed signatures. Everything that is not hot goes through the binding.
 """
 
 import ctypes
-from ctypes import CFUNCTYPE, POINTER, c_bool, c_int, c_int32, c_int64, c_size_t, c_uint32, c_uint64
+from ctypes import CFUNCTYPE, POINTER, c_bool, c_int, c_int32, c_size_t, c_uint32, c_uint64
 from ctypes import c_uint as c_unsigned
 from ctypes import c_void_p as ptr
 from typing import Any
@@ -48,7 +48,6 @@ _ctl_block = _prepare("uc_ctl", ptr, c_int32, c_uint64, POINTER(uc_tb))
 
 INTERRUPT_HOOK = CFUNCTYPE(None, ptr, c_uint32, ptr)
 FILL_HOOK = CFUNCTYPE(c_bool, ptr, c_uint64, c_int, POINTER(c_uint64), ptr)
-UNMAPPED_HOOK = CFUNCTYPE(c_bool, ptr, c_int, c_uint64, c_int, c_int64, ptr)
 BLOCK_HOOK = CFUNCTYPE(None, ptr, c_uint64, c_uint32, ptr)
 IN_HOOK = CFUNCTYPE(c_uint32, ptr, c_uint32, c_int, ptr)
 OUT_HOOK = CFUNCTYPE(None, ptr, c_uint32, c_int, c_uint32, ptr)
@@ -95,6 +94,17 @@ def block_instructions(handle: int, address: int) -> int:
     block = uc_tb()
     _ctl_block(handle, _REQUEST_BLOCK, address, ctypes.byref(block))
     return int(block.icount)
+
+
+_REFUSED_ADDRESS = 1416
+
+
+def refused_address(handle: int) -> int:
+    """Return the exact linear address of the last access whose translation a hook refused.
+
+    The place in the engine's own record is private; `turducken.cpu.engine.selfcheck` checks it.
+    """
+    return c_uint64.from_address(handle + _REFUSED_ADDRESS).value
 
 
 def add_hook(handle: int, kind: int, callback: Any, data: int | None = None) -> None:

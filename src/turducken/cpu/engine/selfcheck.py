@@ -25,9 +25,13 @@ from turducken.cpu.engine.state import (
 
 _VMCB, _HOST_SAVE, _MAPS, _STUB, _GUEST, _SIZE = 0x1000, 0x2000, 0x3000, 0x8000, 0x9000, 0xA000
 _VMLOAD_VMRUN = bytes.fromhex("0f01da 0f01d8")
-_CODE = bytes.fromhex("f9 fd 0fa2 8ed8")
-"""STC; STD; CPUID; MOV DS, EAX - the same in every mode. CPUID is intercepted; MOV is #GP."""
-_CPUID_AT, _MOV_AT = 2, 4
+_CODE = bytes.fromhex("f9 fd 0fa2 8ed8 488b19")
+"""STC; STD; CPUID; MOV DS, EAX - the same in every mode; MOV RBX, [RCX] in 64-bit mode.
+
+CPUID is intercepted, the first MOV is #GP, and the second one's translation is refused.
+"""
+_CPUID_AT, _MOV_AT, _LOAD_AT = 2, 4, 6
+_RIP_FIELD = 0x578
 _CPUID_EXIT, _GP_EXIT = 0x172, 0x14D
 _BAD_SELECTOR = 0x5674
 _EFER, _VM_HSAVE_PA = 0xC000_0080, 0xC001_0117
@@ -103,6 +107,7 @@ def check_layout() -> None:
         probe = _Probe()
         for mode in _MODES:
             probe.check(mode)
+        probe.check_refused_access()
         _passed.append(True)
 
 
@@ -151,7 +156,7 @@ class _Probe:
         _data: int,
     ) -> bool:
         result[0], result[1] = page, unicorn_const.UC_PROT_ALL
-        return True
+        return page < _SIZE
 
     def _on_interrupt(self, _engine: int, number: int, _data: int) -> None:
         self._exit = number
@@ -176,6 +181,20 @@ class _Probe:
         if mode.cr0 & 1 and not mode.rflags >> 17 & 1:
             self._run(mode, "exception in", _GUEST + _MOV_AT, _GP_EXIT)
             self._same(f"the error code {where}", _BAD_SELECTOR, state.error_code)
+
+    def check_refused_access(self) -> None:
+        """Refuse a translation: the engine must name the address and not begin the instruction."""
+        mode, state = _MODES[0], self._state
+        block = _control_block(mode, _segments(mode))
+        self._engine.mem_write(_VMCB, block)
+        self._engine.mem_write(_VMCB + _RIP_FIELD, struct.pack("<Q", _GUEST + _LOAD_AT))
+        for address in (_SIZE + 0x123, 0x5555_5678_9ABC):
+            state.words.cast("B")[:] = self._host
+            state.gpr[1] = address
+            self._run(mode, "a refused access in", _STUB, 0)
+            self._same("the refused address", address, library.refused_address(self._handle))
+            self._same("RIP at a refused access", _GUEST + _LOAD_AT, state.rip)
+            self._same("RBX at a refused access", _GPR[3], state.gpr[3])
 
     def _run(self, mode: _Mode, what: str, start: int, expected: int) -> None:
         self._exit = 0
