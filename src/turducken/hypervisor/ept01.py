@@ -11,7 +11,7 @@ from typing import NamedTuple
 from turducken.address import GIB, PAGE_SIZE, Gpa1, Hpa
 from turducken.arch.memory_types import MemoryType
 from turducken.hypervisor.ept_table import LEAF, PRESENT, Entry, EptTable, leaf_for, page_of
-from turducken.hypervisor.frames import FrameAllocator
+from turducken.hypervisor.frames import FrameAllocator, OutOfFramesError
 from turducken.hypervisor.mtrr import TypeMap
 from turducken.memory import PhysicalMemory
 from turducken.paging import entries as e
@@ -88,7 +88,10 @@ class Ept01:
             return None
         entry = self.table.get(address)
         if not entry.value:
-            self._fill(address)
+            try:
+                self._fill(address)
+            except OutOfFramesError:
+                return None  # far beyond RAM, where L1 has used up what there is for tables
             entry = self.table.get(address)
         if not entry.is_present:
             return None

@@ -56,6 +56,8 @@ _LMA, _LME = EFER.mask("LMA"), EFER.mask("LME")
 _PG, _PAE = CR0.mask("PG"), CR4.mask("PAE")
 _PAE_BASE = CR3.mask("PAE_ADDRESS")
 _MAX_CONTEXTS = 64
+_SPARE_FRAMES = 8
+"""Frames that no new context takes: an old one gives way instead."""
 _MSR_LIST_FRAMES = 2
 _ALL_ONES = b"\xff" * PAGE_SIZE
 
@@ -187,16 +189,7 @@ class Nested:
         return context
 
     def _make_context(self, region12: int) -> Context:
-        if len(self._contexts) >= _MAX_CONTEXTS:
-            _, oldest = self._contexts.popitem(last=False)
-            self._vcpu.processor.vmclear(Hpa(oldest.vmcs02.region))
-            self._vcpu.select(self._vcpu.current)
-            vmcs12, vmcs02 = oldest.vmcs12, oldest.vmcs02
-            if self.current is oldest:
-                self.current = None
-        else:
-            vmcs12 = CachedVmcs(self._memory, self._frames.allocate())
-            vmcs02 = Vmcs(self._memory, self._frames.allocate())
+        vmcs12, vmcs02 = self._context_frames()
         self._memory.write(vmcs02.region, bytes(PAGE_SIZE))
         vmcs02.set_header(self._vcpu.capabilities.revision)
         self._vcpu.processor.vmclear(Hpa(vmcs02.region))
@@ -204,6 +197,19 @@ class Nested:
         vmcs02.write(f.VMCS_LINK_POINTER, NO_LINK)
         context = self._contexts[region12] = Context(region12, vmcs12, vmcs02)
         return context
+
+    def _context_frames(self) -> tuple[CachedVmcs, Vmcs]:
+        """Return frames for a VMCS12 and a VMCS02: new ones, or those of the oldest context."""
+        has_room = len(self._contexts) < _MAX_CONTEXTS and self._frames.available > _SPARE_FRAMES
+        if has_room or not self._contexts:
+            vmcs12 = CachedVmcs(self._memory, self._frames.allocate())
+            return vmcs12, Vmcs(self._memory, self._frames.allocate())
+        _, oldest = self._contexts.popitem(last=False)
+        self._vcpu.processor.vmclear(Hpa(oldest.vmcs02.region))
+        self._vcpu.select(self._vcpu.current)
+        if self.current is oldest:
+            self.current = None
+        return oldest.vmcs12, oldest.vmcs02
 
     # Entry
 
