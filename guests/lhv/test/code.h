@@ -9,11 +9,15 @@ struct code {
     const u8 *start, *at, *next, *end;
 };
 
+/* Only the start is a symbol of the image; the other labels (.L...) would make it much larger. */
 #define L2_CODE_IN(id, bits, before, instruction, after)                                           \
-    asm(".pushsection .text\n\t.code" bits "\n" #id "_start:\n" before "\n" #id                    \
-        "_at:\n" instruction "\n" #id "_next:\n" after "\n" #id "_end:\n\t.code" NATIVE_BITS       \
+    asm(".pushsection .text\n\t.code" bits "\n" #id "_start:\n" before "\n.L" #id                  \
+        "_at:\n" instruction "\n.L" #id "_next:\n" after "\n.L" #id "_end:\n\t.code" NATIVE_BITS   \
         "\n.popsection\n");                                                                        \
-    extern const u8 id##_start[], id##_at[], id##_next[], id##_end[];                              \
+    extern const u8 id##_start[];                                                                  \
+    extern const u8 id##_at[] asm(".L" #id "_at");                                                 \
+    extern const u8 id##_next[] asm(".L" #id "_next");                                             \
+    extern const u8 id##_end[] asm(".L" #id "_end");                                               \
     static const struct code id                                                                    \
         __attribute__((unused)) = { id##_start, id##_at, id##_next, id##_end }
 

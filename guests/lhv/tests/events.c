@@ -190,10 +190,10 @@ TEST("events", window_inject, "interrupt-window-then-inject", 0)
 #ifdef __x86_64__
 L2_CODE(l2_iret,
         "mov %rsp, %rcx; mov %ss, %eax; push %rax; push %rcx; pushf; mov %cs, %eax; push %rax;"
-        "lea l2_iret_next(%rip), %rax; push %rax",
+        "lea .Ll2_iret_next(%rip), %rax; push %rax",
         "iretq");
 #else
-L2_CODE(l2_iret, "pushf; push %cs; push $l2_iret_next", "iret");
+L2_CODE(l2_iret, "pushf; push %cs; push $.Ll2_iret_next", "iret");
 #endif
 
 static void use_virtual_nmis(struct vm *vm)

@@ -1,6 +1,6 @@
 /*
- * L2's own exception and interrupt handlers, one per vector, 32 bytes each.  A handler tells lhv
- * its vector with a VMCALL (EAX = L2_TRAP + vector), and returns when it is entered again.
+ * L2's own exception and interrupt handlers, one entry point per vector, 16 bytes each.  A handler
+ * tells lhv its vector with a VMCALL (EAX = L2_TRAP + vector), and returns when it is entered again.
  */
         .text
 
@@ -16,21 +16,31 @@
 #define IRET iret
 #endif
 
-        .balign 32
+        .balign 16
         .global l2_trap_entries
 l2_trap_entries:
         .set vector, 0
         .rept 256
-        .balign 32
+        .balign 16
         push AX
         mov $(0xe000 + vector), %eax
-        vmcall
-        pop AX
         .if (vector == 8) || ((vector >= 10) && (vector <= 14)) || (vector == 17)
-        lea WORD(SP), SP                /* the error code; flags stay */
+        jmp l2_trap_error
+        .else
+        jmp l2_trap
         .endif
-        IRET
         .set vector, vector + 1
         .endr
+
+l2_trap:
+        vmcall
+        pop AX
+        IRET
+
+l2_trap_error:
+        vmcall
+        pop AX
+        lea WORD(SP), SP                /* drop the error code; flags stay */
+        IRET
 
         .section .note.GNU-stack, "", @progbits

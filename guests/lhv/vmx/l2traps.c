@@ -5,7 +5,7 @@
 #include "x86/bits.h"
 #include "x86/cpu.h"
 
-enum { L2_TRAP = 0xe000, ENTRY_SIZE = 32, GATE_TYPE_INTERRUPT = 0x8e00 };
+enum { L2_TRAP = 0xe000, ENTRY_SIZE = 16, GATE_TYPE_INTERRUPT = 0x8e00 };
 extern const u8 l2_trap_entries[];
 
 static u32 *gate(void *idt, u8 vector) { return (u32 *)idt + vector * (IS_64BIT ? 4 : 2); }
