@@ -70,7 +70,7 @@ def test_no_processor_keeps_what_ept01_no_longer_gives(cpus: int) -> None:
     rig = Rig(Run(text=SOME, cpus=cpus))
     changer = Changer(rig)
     assert "not ok" not in rig.run()
-    assert changer.rounds > 100
+    assert changer.rounds > 50
     assert changer.waited > 10
     assert sum(one.statistics.kicks for one in rig.hypervisor.vcpus) > 10
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from turducken.address import Gpa1, Gpa2, Hpa
-from turducken.hypervisor.ept01 import Ept01
+from turducken.hypervisor.ept01 import Ept01, Place
 from turducken.hypervisor.ept_table import USER_EXECUTE, leaf_for
 from turducken.hypervisor.faults import Faults
 from turducken.hypervisor.guest_memory import GuestMemory
@@ -35,6 +35,16 @@ class Filled(NamedTuple):
     gpa1: Gpa1
     tables: tuple[Gpa1, ...]
     """The pages of EPT12 that were read."""
+
+
+class Leaf12(NamedTuple):
+    """A leaf of EPT12, for one address: where it leads, what all levels give, the pages read."""
+
+    gpa1: Gpa1
+    shift: int
+    entry: int
+    all_of: int
+    tables: tuple[Gpa1, ...]
 
 
 class Denied12(NamedTuple):
@@ -141,22 +151,38 @@ class Composer:
             if access & WRITE and not leaf & e.EPT_D and not self._log(gpa2):
                 return LogFull()
             leaf = self._set_flags(found, dirty=bool(access & WRITE))
-        shift = min(found.shift, place.shift)
+        tables = tuple(Gpa1(step.address & -4096) for step in found.steps)
+        return self._combine(view, gpa2, Leaf12(gpa1, found.shift, leaf, all_of, tables), place)
+
+    def compose_leaf(self, view: EptView, gpa2: Gpa2, leaf12: Leaf12) -> Composition:
+        """Return EPT02's entry for a leaf of EPT12 that somebody else has walked to.
+
+        Its accessed flag is set where flags are on. Used ahead of any access.
+        """
+        place = self._ept01.find(leaf12.gpa1)
+        if place is None:
+            return Denied01(leaf12.gpa1, 0)
+        return self._combine(view, gpa2, leaf12, place)
+
+    def _combine(self, view: EptView, gpa2: Gpa2, leaf12: Leaf12, place: Place) -> Composition:
+        gpa1, shift12, leaf, all_of, tables = leaf12
+        allowed = place.entry & _RWX
+        shift = min(shift12, place.shift)
         if shift not in self._sizes:
             shift = max(size for size in self._sizes if size < shift)
-        rights02 = all_of & (_RWX | USER_EXECUTE) & (allowed | self._user_execute(allowed))
-        if not view.features.mode_based_execute:
-            rights02 &= _RWX
+        if view.features.mode_based_execute:
+            rights02 = all_of & (_RWX | USER_EXECUTE) & (allowed | self._user_execute(allowed))
+        else:
+            rights02 = all_of & allowed
         if view.accessed_dirty and not leaf & e.EPT_D:
             rights02 &= ~WRITE
         if not rights02 & READ:
             rights02 &= ~WRITE
-            if not self._execute_only:
+            if not rights02 or not self._execute_only:
                 return Denied01(gpa1, allowed)
         mask = (1 << shift) - 1
         page = (place.page + (gpa1 & (1 << place.shift) - 1)) & ~mask
         entry = leaf_for(page | rights02 | self._type(leaf, place.entry), shift)
-        tables = tuple(Gpa1(step.address & -4096) for step in found.steps)
         return Filled(
             Gpa2(gpa2 & ~mask), shift, self._faults.spoil_leaf(entry), Gpa1(gpa1 & ~mask), tables
         )
