@@ -3,15 +3,16 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from turducken.address import PAGE_OFFSET_MASK
+from turducken.address import PAGE_OFFSET_MASK, is_canonical
 from turducken.arch.exceptions import Vector
 from turducken.arch.registers import CR0, RFLAGS
-from turducken.cpu.decoder import code_bits
+from turducken.cpu.decoder import code_bits, linear_address, loads_descriptor, uses_stack
 from turducken.cpu.engine import SegmentIndex, Trap
 from turducken.cpu.events import Event, exception
 from turducken.cpu.special import has_special
 from turducken.mmu.faults import ApicAccess, EptMisconfiguration, EptViolation, Fault, PageFault
 from turducken.mmu.mmu import Access
+from turducken.mmu.rights import ERROR_U, FETCH
 from turducken.mmu.tlb import Mapping
 
 if TYPE_CHECKING:
@@ -24,9 +25,11 @@ _AC, _VM = RFLAGS.mask("AC"), RFLAGS.mask("VM")
 class Accesses:
     """One processor's accesses: implements `EngineHost`, and `Devices` for our own accesses.
 
-    ``fault`` is the translation that was refused last, ``io_refused`` the exception of the port
-    access that was. ``code_watch`` learns of every page that is granted; while
-    ``virtual_apic_page`` is set, the APIC-access page stands for it.
+    ``fault`` is the translation that was refused last (None: its address is not canonical),
+    ``io_refused`` the exception of the port access that was. ``code_watch`` learns of every page
+    that is granted; while ``virtual_apic_page`` is set, the APIC-access page stands for it. While
+    ``is_implicit`` is set, accesses to descriptor tables and the TSS are supervisor-mode accesses
+    at CPL 3 too.
     """
 
     def __init__(self, processor: "Processor") -> None:
@@ -35,13 +38,17 @@ class Accesses:
         self.io_refused: Event | None = None
         self.virtual_apic_page: int | None = None
         self.code_watch: Callable[[int, int, int], None] | None = None
+        self.is_implicit = False
 
     def fill(self, page: int, kind: int) -> int | None:
         """Translate the linear ``page`` for the engine; on a fault, remember it."""
-        state = self._p.state
-        flags = state.rflags
-        # SDM 3A, "Access Rights": user-mode accesses are those at CPL 3.
-        found = self._p.mmu.translate(Access(page, kind, state.cpl == 3, bool(flags & _AC)))
+        state, mmu = self._p.state, self._p.mmu
+        if page > mmu.address_mask >> 1 and state.is_64bit and not self._is_canonical(page):
+            self.fault = None
+            return None
+        # SDM 3A, "Access Rights": user-mode accesses are those at CPL 3, if they are explicit.
+        user = state.cpl == 3 and not (self.is_implicit and self.is_system_table(page))
+        found = mmu.translate(Access(page, kind, user, bool(state.rflags & _AC)))
         if not isinstance(found, Mapping):
             if isinstance(found, ApicAccess) and self.virtual_apic_page is not None:
                 return self.virtual_apic_page
@@ -53,6 +60,19 @@ class Accesses:
         if self.code_watch is not None:
             self.code_watch(self._p.index, place, kind)
         return place
+
+    def _is_canonical(self, address: int) -> bool:
+        return is_canonical(address, width=self._p.mmu.address_mask.bit_length())
+
+    def is_system_table(self, page: int) -> bool:
+        """Tell whether a page holds part of the GDT, the LDT or the TSS."""
+        state = self._p.state
+        gdt, limit = state.table(SegmentIndex.GDTR)
+        tables = [(gdt, limit)]
+        for index in (SegmentIndex.LDTR, SegmentIndex.TR):
+            one = state.segment(index)
+            tables.append((one.base, one.limit))
+        return any(base & ~PAGE_OFFSET_MASK <= page <= base + limit for base, limit in tables)
 
     def engine_fault(self) -> Fault:
         """Return the fault that the engine stopped at, with the exact address filled in."""
@@ -129,8 +149,56 @@ class Accesses:
 
 
 def on_fault(p: "Processor") -> None:
-    """Handle `Trap.FAULT`: an access that the MMU refused."""
-    p.take_fault(p.accesses.engine_fault())
+    """Handle `Trap.FAULT`: an access that was refused."""
+    accesses, is_fetch = p.accesses, p.engine.fault_kind == FETCH
+    if accesses.fault is None:
+        in_stack = not is_fetch and uses_stack(p.instruction(), p.state)
+        p.raise_exception(Vector.SS if in_stack else Vector.GP, 0)
+    elif is_fetch and _is_ahead(p):
+        # The engine reads a whole block of code before it executes any of it.
+        trap = p.engine.step()
+        if trap:
+            p.handlers[trap](p)
+    elif not is_fetch and _is_implicit(p):
+        _retry_as_supervisor(p)
+    else:
+        p.take_fault(accesses.engine_fault())
+
+
+def _is_ahead(p: "Processor") -> bool:
+    """Tell whether the instruction at RIP lies wholly before the page that cannot be fetched."""
+    left = p.engine.fault_address - linear_address(p.state, SegmentIndex.CS, p.state.rip)
+    if left <= 0:
+        return False
+    instruction = p.instruction()
+    return instruction is not None and 0 < instruction.len <= left
+
+
+def _is_implicit(p: "Processor") -> bool:
+    """Tell whether a user-mode access was refused that is an implicit supervisor-mode access.
+
+    SDM 3A, "Access Rights": accesses to GDT, LDT and TSS are, whatever the CPL. The engine does
+    not tell them from the instruction's own accesses.
+    """
+    fault = p.accesses.fault
+    if not isinstance(fault, PageFault) or not fault.error_code & ERROR_U:
+        return False
+    if not p.accesses.is_system_table(fault.address):
+        return False
+    instruction = p.instruction()
+    return instruction is not None and loads_descriptor(instruction)
+
+
+def _retry_as_supervisor(p: "Processor") -> None:
+    accesses = p.accesses
+    accesses.is_implicit = True
+    trap = p.engine.step()
+    accesses.is_implicit = False
+    p.engine.is_stale = True  # it has been told more than user-mode accesses may do
+    if trap == Trap.FAULT and accesses.fault is not None:
+        p.take_fault(accesses.engine_fault())
+    elif trap:
+        p.handlers[trap](p)
 
 
 HANDLERS: "dict[int, Callable[[Processor], None]]" = {int(Trap.FAULT): on_fault}

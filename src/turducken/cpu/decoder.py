@@ -4,8 +4,18 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import NamedTuple
 
-from iced_x86 import Code, Decoder, Instruction, MemorySizeExt, OpKind, Register, RegisterExt
+from iced_x86 import (
+    Code,
+    Decoder,
+    Instruction,
+    MemorySizeExt,
+    Mnemonic,
+    OpKind,
+    Register,
+    RegisterExt,
+)
 
+from turducken.address import is_canonical
 from turducken.arch.registers import GPR_NAMES
 from turducken.cpu.engine import SegmentIndex, State
 
@@ -95,6 +105,50 @@ def effective_address(state: State, instruction: Instruction, rip: int) -> Memor
     offset &= (1 << width) - 1
     segment = int(SEGMENT_NUMBERS[instruction.memory_segment])
     return MemoryOperand(segment, offset, linear_address(state, segment, offset))
+
+
+_LOADS_DESCRIPTOR = frozenset(
+    {
+        Mnemonic.LAR,
+        Mnemonic.LSL,
+        Mnemonic.VERR,
+        Mnemonic.VERW,
+        Mnemonic.LDS,
+        Mnemonic.LES,
+        Mnemonic.LFS,
+        Mnemonic.LGS,
+        Mnemonic.LSS,
+        Mnemonic.RETF,
+        Mnemonic.IRET,
+        Mnemonic.IRETD,
+        Mnemonic.IRETQ,
+    }
+)
+
+
+def loads_descriptor(instruction: Instruction) -> bool:
+    """Tell whether an instruction reads a descriptor table (or, for a far CALL, the TSS)."""
+    if instruction.mnemonic in _LOADS_DESCRIPTOR:
+        return True
+    if instruction.mnemonic in (Mnemonic.MOV, Mnemonic.POP):
+        return instruction.op0_register in SEGMENT_NUMBERS
+    direct = instruction.is_call_far or instruction.is_jmp_far
+    return direct or instruction.is_call_far_indirect or instruction.is_jmp_far_indirect
+
+
+def uses_stack(instruction: Instruction | None, state: State) -> bool:
+    """Tell whether what fails in the instruction is an access to the stack: 64-bit mode only.
+
+    That is the explicit operand if it is in the stack segment, and otherwise what the instruction
+    pushes or pops.
+    """
+    if instruction is None:
+        return False
+    if OpKind.MEMORY in (instruction.op0_kind, instruction.op1_kind):
+        operand = effective_address(state, instruction, state.rip)
+        if not is_canonical(operand.linear):
+            return operand.segment == SegmentIndex.SS
+    return instruction.is_stack_instruction
 
 
 def linear_address(state: State, segment: int, offset: int) -> int:

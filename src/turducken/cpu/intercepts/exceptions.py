@@ -6,7 +6,6 @@ from turducken.arch.exceptions import HAS_ERROR_CODE, Vector
 from turducken.cpu.decoder import Code
 from turducken.cpu.engine import SegmentIndex, Trap
 from turducken.cpu.events import Event, EventKind, exception
-from turducken.cpu.guest_controls import Primary
 from turducken.cpu.intercepts import control, sysenter, system, vmx
 
 if TYPE_CHECKING:
@@ -15,7 +14,12 @@ if TYPE_CHECKING:
     from turducken.cpu.processor import Processor
 
 _INVPCID = frozenset({Code.INVPCID_R32_M128, Code.INVPCID_R64_M128})
-_MOV_DR = frozenset({Code.MOV_DR_R32, Code.MOV_DR_R64, Code.MOV_R32_DR, Code.MOV_R64_DR})
+_MOV_DR = (Code.MOV_DR_R32, Code.MOV_DR_R64, Code.MOV_R32_DR, Code.MOV_R64_DR)
+_EXITS_FIRST: "dict[int, Callable[[Processor], None]]" = {
+    **dict.fromkeys(_MOV_DR, control.on_debug_register),
+    **dict.fromkeys((Code.MONITORW, Code.MONITORD, Code.MONITORQ), system.on_monitor),
+    Code.MWAIT: system.on_mwait,
+}
 _BS = 1 << 14
 
 
@@ -38,17 +42,18 @@ def on_device_not_available(p: "Processor") -> None:
 
 
 def on_general_protection(p: "Processor") -> None:
-    """#GP in the engine. MOV DR checks its VM exit before the privilege level.
+    """#GP in the engine, unless a VM exit comes first.
 
-    SDM 3C, "Relative Priority of Faults and VM Exits".
+    MOV DR checks it before the privilege level, MONITOR and MWAIT before ECX: SDM 3C, "Relative
+    Priority of Faults and VM Exits".
     """
-    guest = p.guest
-    if guest is not None and guest.has_primary(Primary.MOV_DR_EXITING) and p.state.cpl:
+    if p.guest is not None:
         instruction = p.instruction()
         if instruction is None:
             return
-        if instruction.code in _MOV_DR:
-            control.on_debug_register(p)
+        handler = _EXITS_FIRST.get(instruction.code)
+        if handler is not None:
+            handler(p)
             return
     on_exception(p, Vector.GP)
 

@@ -255,7 +255,7 @@ def on_monitor(p: "Processor") -> None:
         p.raise_exception(Vector.UD)
     elif p.guest is not None and p.guest.has_primary(Primary.MONITOR_EXITING):
         _exit(p, ExitReason.MONITOR)
-    elif p.state.gpr[_RCX]:
+    elif p.state.gpr[_RCX] & _LOW:
         p.general_protection()
     else:
         p.advance(p.instruction_length())
@@ -267,7 +267,7 @@ def on_mwait(p: "Processor") -> None:
         p.raise_exception(Vector.UD)
     elif p.guest is not None and p.guest.has_primary(Primary.MWAIT_EXITING):
         _exit(p, ExitReason.MWAIT)
-    elif p.state.gpr[_RCX] & ~1:
+    elif p.state.gpr[_RCX] & _LOW & ~1:
         p.general_protection()
     else:
         p.advance(p.instruction_length())
