@@ -142,27 +142,34 @@ def deliver(state: State, memory: LinearMemory, event: Event) -> Failure | None:
 def _deliver_real(state: State, memory: LinearMemory, event: Event) -> Failure | None:
     base, limit = state.table(SegmentIndex.IDTR)
     if 4 * event.vector + 3 > limit:
-        return exception(Vector.DF if event.vector == Vector.DF else Vector.GP, None)
+        return exception(Vector.GP, None)
     entry = memory.read(base + 4 * event.vector, 4)
     if not isinstance(entry, bytes):
         return entry
-    stack = state.segment(SegmentIndex.SS)
     code = state.segment(SegmentIndex.CS)
-    pointer = (state.gpr[4] - 6) & 0xFFFF
-    frame = b"".join(
-        (value & 0xFFFF).to_bytes(2, "little")
-        for value in (_return_address(state, event), code.selector, state.rflags)
-    )
-    failed = memory.write((stack.base + pointer) & 0xFFFF_FFFF, frame)
-    if failed is not None:
-        return failed
+    words = state.rflags, code.selector, _return_address(state, event)
+    pointer = state.gpr[4] & 0xFFFF
+    for value in words:
+        # Each push by itself: SP may wrap between two of them.
+        pointer = (pointer - 2) & 0xFFFF
+        failed = _push_real(state, memory, pointer, value & 0xFFFF)
+        if failed is not None:
+            return failed
     state.gpr[4] = state.gpr[4] & ~0xFFFF | pointer
     state.rflags = state.rflags & ~(_IF | _TF | _AC | _RF)
     offset, selector = int.from_bytes(entry[:2], "little"), int.from_bytes(entry[2:], "little")
     state.set_segment(SegmentIndex.CS, code._replace(selector=selector, base=selector << 4))
     state.rip = offset
+    state.in_shadow = False
     state.update_mode()
     return None
+
+
+def _push_real(state: State, memory: LinearMemory, pointer: int, value: int) -> Failure | None:
+    stack = state.segment(SegmentIndex.SS)
+    if pointer + 1 > min(stack.limit, 0xFFFF):
+        return exception(Vector.SS, None)
+    return memory.write((stack.base + pointer) & 0xFFFF_FFFF, value.to_bytes(2, "little"))
 
 
 def _return_address(state: State, event: Event) -> int:
@@ -219,8 +226,13 @@ def _target_code(
 
 
 def _saved_flags(state: State, event: Event) -> int:
-    """Return the RFLAGS image: RF is set for faults, so that the instruction can be restarted."""
+    """Return the RFLAGS image: RF is set for faults, so that the instruction can be restarted.
+
+    SDM 3B, "Instruction-Breakpoint Exception Condition": a software interrupt pushes it clear.
+    """
     flags = state.rflags
+    if event.is_software:
+        return flags & ~_RF
     if event.kind is EventKind.HARDWARE and event.vector != Vector.DB:
         flags |= _RF
     return flags
@@ -277,12 +289,12 @@ def _deliver_long(state: State, memory: LinearMemory, event: Event) -> Failure |
     pointer -= 8 * len(words)
     if not is_canonical(pointer) or not is_canonical(pointer + 8 * len(words) - 1):
         return exception(Vector.SS, event.external)
+    if not is_canonical(gate.offset):
+        return exception(Vector.GP, event.external)
     frame = b"".join((one & 0xFFFF_FFFF_FFFF_FFFF).to_bytes(8, "little") for one in words)
     failed = memory.write(pointer, frame) or _mark_accessed(memory, target)
     if failed is not None:
         return failed
-    if not is_canonical(gate.offset):
-        return exception(Vector.GP, event.external)
     if level < state.cpl:
         # The stack segment becomes null with the new privilege level.
         state.set_segment(SegmentIndex.SS, Segment(level, 0, 0, UNUSABLE | level << 5))
@@ -342,6 +354,8 @@ def _deliver_protected(state: State, memory: LinearMemory, event: Event) -> Fail
     if not _fits(segment, pointer, gate.size * len(words)):
         selector = stack.segment.selector & 0xFFFC if stack.segment else 0
         return exception(Vector.SS, selector | event.external)
+    if gate.offset > target.segment(0).limit:
+        return exception(Vector.GP, event.external)
     frame = b"".join(
         (one & (1 << 8 * gate.size) - 1).to_bytes(gate.size, "little") for one in words
     )
@@ -349,14 +363,12 @@ def _deliver_protected(state: State, memory: LinearMemory, event: Event) -> Fail
     failed = failed or _mark_accessed(memory, target)
     if failed is not None:
         return failed
-    if gate.offset > target.segment(0).limit:
-        return exception(Vector.GP, event.external)
     if stack.segment is not None:
         state.set_segment(SegmentIndex.SS, stack.segment)
     if was_vm:
         for one in (SegmentIndex.ES, SegmentIndex.DS, SegmentIndex.FS, SegmentIndex.GS):
             state.set_segment(one, Segment(0, 0, 0, UNUSABLE))
-    state.gpr[4] = pointer if mask == 0xFFFF_FFFF else state.gpr[4] & ~0xFFFF | pointer
+    state.gpr[4] = stack.pointer & 0xFFFF_FFFF & ~mask | pointer
     _enter_handler(state, target, gate, level, clear_vm=True)
     return None
 

@@ -54,6 +54,7 @@ _PE = CR0.mask("PE")
 _IF, _TF, _RF, _AC, _VM = (RFLAGS.mask(one) for one in ("IF", "TF", "RF", "AC", "VM"))
 _DR6_RESET, _DR7_RESET = 0xFFFF_0FF0, 0x400
 _DR6_BS = 1 << 14
+_DR7_GD = 1 << 13
 _STI = b"\xfb"
 
 
@@ -369,6 +370,8 @@ class Processor:
             self.dr[6] |= event.payload
         failure = deliver(self.state, self.linear, event)
         if failure is None:
+            if event.vector == Vector.DB:
+                self.dr[7] &= ~_DR7_GD
             self.activity = Activity.ACTIVE
             self.attention = True
         return failure

@@ -296,7 +296,6 @@ def on_debug_register(p: "Processor") -> None:
         p.general_protection()
         return
     if p.dr[7] & _GD:
-        p.dr[7] &= ~_GD
         p.raise_event(exception(Vector.DB, payload=_BD))
         return
     if to_debug:
