@@ -286,7 +286,7 @@ def _deliver_long(state: State, memory: LinearMemory, event: Event) -> Failure |
     ]
     if event.error_code is not None:
         words.insert(0, event.error_code)
-    pointer -= 8 * len(words)
+    pointer = (pointer - 8 * len(words)) & 0xFFFF_FFFF_FFFF_FFFF
     if not is_canonical(pointer) or not is_canonical(pointer + 8 * len(words) - 1):
         return exception(Vector.SS, event.external)
     if not is_canonical(gate.offset):
@@ -298,7 +298,7 @@ def _deliver_long(state: State, memory: LinearMemory, event: Event) -> Failure |
     if level < state.cpl:
         # The stack segment becomes null with the new privilege level.
         state.set_segment(SegmentIndex.SS, Segment(level, 0, 0, UNUSABLE | level << 5))
-    state.gpr[4] = pointer & 0xFFFF_FFFF_FFFF_FFFF
+    state.gpr[4] = pointer
     _enter_handler(state, target, gate, level, clear_vm=True)
     return None
 

@@ -34,7 +34,11 @@ class LinearMemory:
     def physical(
         self, address: int, kind: int, *, user: bool = False, ac: bool = False
     ) -> int | Fault:
-        """Return the host-physical address of linear ``address`` for an access of ``kind``."""
+        """Return the host-physical address of linear ``address`` for an access of ``kind``.
+
+        Addresses wrap at 4 GiB where the mode has no larger ones.
+        """
+        address &= 0xFFFF_FFFF if self._mmu.has_32bit_addresses else 0xFFFF_FFFF_FFFF_FFFF
         found = self._mmu.translate(Access(address, kind, user, ac))
         if isinstance(found, Mapping):
             return found.page | address & ((1 << found.shift) - 1)

@@ -121,6 +121,7 @@ class Mmu:
         self.pml: PageModificationLog | None = None
         self.apic_access_page: int | None = None
         self.address_mask = (1 << 48) - 1
+        self.has_32bit_addresses = True
         self._has_globals = False
         self._set_tag(LinearTag(0, 0, NO_EPT))
 
@@ -145,6 +146,7 @@ class Mmu:
         self.paging, self.root, self.mode, self.ept = paging, root, mode, ept
         self.is_pae = paging is not None and paging.name == "PAE"
         self.address_mask = (1 << (paging.address_bits if paging else 48)) - 1
+        self.has_32bit_addresses = paging is None or paging.address_bits == 32
         tag = LinearTag(vpid, pcid, ept.ep4ta if ept else NO_EPT)
         if tag != self.tag:
             self._set_tag(tag)
