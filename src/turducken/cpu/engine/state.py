@@ -221,7 +221,7 @@ class State:
         words = self.words
         summary = words[_HFLAGS]
         rip = words[RIP] + length
-        words[RIP] = rip if summary & _H_CS64 else rip & 0xFFFF_FFFF
+        words[RIP] = rip & (0xFFFF_FFFF_FFFF_FFFF if summary & _H_CS64 else 0xFFFF_FFFF)
         if summary & H_SHADOW:
             words[_HFLAGS] = summary & ~H_SHADOW
         return words[_EFLAGS]

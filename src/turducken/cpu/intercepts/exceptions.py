@@ -21,6 +21,7 @@ _EXITS_FIRST: "dict[int, Callable[[Processor], None]]" = {
     Code.MWAIT: system.on_mwait,
 }
 _BS = 1 << 14
+_ALL = 0xFFFF_FFFF_FFFF_FFFF
 
 
 def on_exception(p: "Processor", vector: int) -> None:
@@ -84,7 +85,8 @@ def on_software_interrupt(p: "Processor", vector: int) -> None:
         before = p.linear.read(_linear_rip(p) - 1, 1, user=state.cpl == 3, ac=True)
         if before == bytes([opcode]):
             length, kind = 1, EventKind.SOFTWARE_EXCEPTION
-    state.rip -= length
+    # It may have wrapped.
+    state.rip = (state.rip - length) & (_ALL if state.is_64bit else 0xFFFF_FFFF)
     p.raise_event(Event(kind, vector, None, length))
 
 
