@@ -157,7 +157,9 @@ def on_fault(p: "Processor") -> None:
     elif is_fetch and _is_ahead(p):
         # The engine reads a whole block of code before it executes any of it.
         trap = p.engine.step()
-        if trap:
+        if trap == Trap.FAULT:
+            p.take_fault(accesses.engine_fault())
+        elif trap:
             p.handlers[trap](p)
     elif not is_fetch and _is_implicit(p):
         _retry_as_supervisor(p)
