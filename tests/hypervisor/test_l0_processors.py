@@ -6,11 +6,10 @@ import pytest
 from nested_rig import Rig, Run
 
 from turducken.address import PAGE_SIZE, Gpa1
-from turducken.hypervisor import POLICIES, ShadowPolicyName
+from turducken.hypervisor import ShadowPolicyName
 from turducken.hypervisor.ept01 import RWX, R
 from turducken.hypervisor.events import Ept01Changed, Event, Shootdown
 from turducken.hypervisor.vcpu import Handling, Vcpu
-from turducken.machine.machine import Outcome
 from turducken.vmx.exit_reasons import ExitReason
 from turducken.vmx.interface import Wait
 
@@ -82,15 +81,6 @@ def test_l1s_own_nmis_survive_l0s(shadow: ShadowPolicyName) -> None:
     rig = Rig(Run(text="tests=*nmi*,vmcall skip=ept-*,*iret*,*blocking*", cpus=2, shadow=shadow))
     Changer(rig)
     assert "not ok" not in rig.run()
-
-
-@pytest.mark.parametrize("shadow", POLICIES)
-@pytest.mark.parametrize("seed", [0, 1])
-def test_one_ept12_on_two_processors(shadow: ShadowPolicyName, seed: int) -> None:
-    """One processor's L1 changes what L2 on the other uses: lhv's tests of shootdowns."""
-    rig = Rig(Run(text="tests=smp-*", cpus=2, shadow=shadow, seed=seed))
-    assert "not ok" not in rig.run()
-    assert rig.outcome is Outcome.GUEST_EXIT
 
 
 def test_writeprotect_on_two_processors() -> None:

@@ -110,8 +110,6 @@ class Vcpu:
         self.is_stopped = False
         self.explained: dict[int, Explanation] = {}
         """For watched addresses of L2's: through which entries each went last."""
-        self.has_open_tables = False
-        """It writes a page of EPT12 that was watched (`turducken.hypervisor.table_watch`)."""
         self.app_table: EptTable | None = None
         """A hypapp's table, under which the guest runs at present."""
         self.requests: list[Callable[[Vcpu], None]] = []
@@ -259,8 +257,7 @@ class Vcpu:
 
     def run(self) -> Generator[Wait, None, None]:
         """Run L1 (and its L2s) until L1's processor stops for good."""
-        system = self.system
-        l1_handlers, l2_handler = system.l1_handlers, system.l2_handler
+        l1_handlers, l2_handler = self.system.l1_handlers, self.system.l2_handler
         slots01 = self.vmcs01.slots
         reason_slot = f.EXIT_REASON.slot
         while not self.is_stopped:
@@ -270,8 +267,6 @@ class Vcpu:
             self.in_guest = True
             yield Wait.GUEST
             self.in_guest = False
-            if self.has_open_tables:
-                system.watch_tables.close(self)
             if self.in_l2:
                 handling = l2_handler(self)
             else:
