@@ -13,13 +13,42 @@ if TYPE_CHECKING:
     from turducken.cpu.processor import Processor
 
 
+class RootMemory:
+    """Host-physical memory as root software sees it: device registers are part of it."""
+
+    def __init__(self, processor: "Processor") -> None:
+        self._p = processor
+        self._ram = processor.memory
+
+    def load(self, address: int, size: int) -> int:
+        """Return a naturally aligned word of RAM or of a device."""
+        if self._ram.is_ram(address, size):
+            return self._ram.load(address, size)
+        return self._p.platform.mmio_read(self._p.index, address, size)
+
+    def store(self, address: int, size: int, value: int) -> None:
+        """Replace a naturally aligned word of RAM or of a device."""
+        if self._ram.is_ram(address, size):
+            self._ram.store(address, size, value)
+        else:
+            self._p.platform.mmio_write(self._p.index, address, size, value)
+
+    def read(self, address: int, length: int) -> bytes:
+        """Return bytes of RAM."""
+        return self._ram.read(address, length)
+
+    def write(self, address: int, data: bytes) -> None:
+        """Replace bytes of RAM."""
+        self._ram.write(address, data)
+
+
 class RootView:
     """What `turducken.vmx.interface.VmxProcessor` promises, of one processor."""
 
     def __init__(self, processor: "Processor") -> None:
         self._p = processor
         self.index = processor.index
-        self.memory: Memory = processor.memory
+        self.memory: Memory = RootMemory(processor)
         self.gpr = processor.state.gpr
         self.dr = processor.dr
 
