@@ -57,11 +57,11 @@ class GuestMemory:
 
 
 class Rig:
-    def __init__(self, policy: TlbPolicy | None = None) -> None:
+    def __init__(self, policy: TlbPolicy | None = None, *, tlb: type[Tlb] = Tlb) -> None:
         self.memory = PhysicalMemory(20 * MIB)
         self.guest_memory = GuestMemory(self.memory)
         self.drops = 0
-        self.tlb = Tlb(self._on_drop)
+        self.tlb = tlb(self._on_drop)
         self.policy = policy or Keep()
         self.mmu = Mmu(self.memory, self.tlb, self.policy)
         self.pages = BumpAllocator(HOST_TABLES, GUEST)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import pytest
 from mmu_support import GUEST, RWX, Rig
 
+from turducken.mmu.followed import FollowedTlb, broadcast
 from turducken.mmu.policy import POLICIES, Finite, Keep, Random, make_policy
 from turducken.mmu.tlb import Space, Tlb
 
@@ -53,6 +54,7 @@ class Story:
             self.rig.tlb.invept_single(self.ept.root)
         else:
             self.rig.tlb.flush_vpid(0, "VM exit")
+            self.rig.policy.crossed(self.rig.tlb)
         for one in PAGES if how == 2 else [page] if how < 2 else []:
             self.legal[one] = {self.now[one]}
 
@@ -86,6 +88,8 @@ def test_seeds_differ_under_random_only() -> None:
         "drop": False,
         "finite": False,
         "random": True,
+        "transitions": False,
+        "broadcast": False,
     }
 
 
@@ -155,6 +159,76 @@ def test_random_drops_all_some_or_nothing() -> None:
         rig.policy.stopped(rig.tlb)
         kept.add(sum(len(space) for _, space in rig.tlb.spaces()))
     assert {0, 4} < kept
+
+
+def test_transitions_drops_everything_at_a_transition_and_only_there() -> None:
+    story = Story("transitions", 0)
+    page = PAGES[0]
+    story.access(page)
+    first = story.now[page]
+    story.remap(page)
+    story.rig.policy.stopped(story.rig.tlb)
+    story.access(page)
+    assert story.seen[-1] == first
+    story.rig.policy.crossed(story.rig.tlb)
+    assert not list(story.rig.tlb.spaces())
+    story.access(page)
+    assert story.seen[-1] == story.now[page]
+
+
+Operation = Callable[[Tlb, Rig], None]
+INSTRUCTIONS: dict[str, Operation] = {
+    "INVLPG": lambda tlb, _: tlb.invlpg(1, 0, PAGES[0]),
+    "INVPCID 0": lambda tlb, _: tlb.invpcid_address(1, 0, PAGES[0]),
+    "INVPCID 1": lambda tlb, _: tlb.flush_pcid(1, 0, "INVPCID"),
+    "INVPCID 2": lambda tlb, _: tlb.flush_vpid(1, "INVPCID"),
+    "INVPCID 3": lambda tlb, _: tlb.flush_non_global(1),
+    "INVVPID 0": lambda tlb, _: tlb.invvpid_address(1, PAGES[0]),
+    "INVVPID 1": lambda tlb, _: tlb.flush_vpid(1, "INVVPID"),
+    "INVVPID 2": lambda tlb, _: tlb.invvpid_all(),
+    "INVVPID 3": lambda tlb, _: tlb.invvpid_retaining_globals(1),
+    "INVEPT 1": lambda tlb, rig: tlb.invept_single(rig.mmu.tag.ep4ta),
+    "INVEPT 2": lambda tlb, _: tlb.invept_all(),
+}
+OTHERS: dict[str, Operation] = {
+    "MOV CR3": lambda tlb, _: tlb.flush_pcid(1, 0),
+    "MOV CR4": lambda tlb, _: tlb.flush_pcid_and_globals(1, 0, "MOV CR4"),
+    "MOV CR0": lambda tlb, _: tlb.flush_vpid(1, "MOV CR0"),
+    "page fault": lambda tlb, rig: tlb.page_fault(rig.mmu.tag, PAGES[0]),
+    "EPT violation": lambda tlb, rig: tlb.ept_violation(rig.mmu.tag, 0x1000, PAGES[0]),
+}
+
+
+def pair() -> tuple[FollowedTlb, Rig]:
+    """Return one processor's TLB, and the rig of another that has used `PAGES`[0]."""
+    rig = Rig(make_policy("broadcast", 0, 1), tlb=FollowedTlb)
+    guest, ept = rig.guest_table(), rig.ept()
+    guest.map(PAGES[0], 0x1000, 0x1000, RWX)
+    rig.configure(guest, ept, vpid=1)
+    rig.access(PAGES[0])
+    one = FollowedTlb(lambda: None)
+    assert isinstance(rig.tlb, FollowedTlb)
+    broadcast([one, rig.tlb])
+    return one, rig
+
+
+def combined(rig: Rig) -> int:
+    return len(rig.tlb.linear_space(rig.mmu.tag))
+
+
+@pytest.mark.parametrize("name", INSTRUCTIONS)
+def test_broadcast_invalidates_on_the_other_processor(name: str) -> None:
+    one, rig = pair()
+    assert combined(rig) == 1
+    INSTRUCTIONS[name](one, rig)
+    assert combined(rig) == 0
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_broadcast_leaves_the_other_processor_what_no_instruction_takes(name: str) -> None:
+    one, rig = pair()
+    OTHERS[name](one, rig)
+    assert combined(rig) == 1
 
 
 def test_an_unknown_policy_is_refused() -> None:

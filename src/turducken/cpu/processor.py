@@ -98,6 +98,7 @@ class Parts:
     mtrrs: MtrrPort
     policy: TlbPolicy
     native: bool = True
+    tlb: type[Tlb] = Tlb
 
 
 class Processor:
@@ -116,7 +117,7 @@ class Processor:
         self.accesses = Accesses(self)
         self.engine = Engine(parts.memory, self.accesses, native=parts.native)
         self.state = self.engine.state
-        self.tlb = Tlb(self._forget_translations)
+        self.tlb = parts.tlb(self._forget_translations)
         self.policy = parts.policy
         self.mmu = Mmu(parts.memory, self.tlb, parts.policy)
         self.linear = LinearMemory(self.mmu, parts.memory, self.accesses)

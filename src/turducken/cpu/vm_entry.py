@@ -49,6 +49,7 @@ def enter(p: "Processor", *, is_launch: bool) -> VmResult | None:
     p.guest = guest
     if not guest.secondary & Secondary.ENABLE_VPID:
         p.tlb.flush_vpid(0, "VM entry")
+    p.policy.crossed(p.tlb)
     wrong = vm_exit.load_msrs(p, vmcs, f.ENTRY_MSR_LOAD_ADDRESS, f.ENTRY_MSR_LOAD_COUNT)
     if wrong is not None:
         fail(p, vmcs, ExitReason.ENTRY_FAILURE_MSR_LOADING, wrong)

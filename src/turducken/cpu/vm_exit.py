@@ -231,6 +231,7 @@ def enter_host(p: "Processor", vmcs: Vmcs, controls: int) -> None:
         # "VM exits ... invalidate linear mappings and combined mappings associated with
         # VPID 0000H" unless VPIDs are in use.
         p.tlb.flush_vpid(0, "VM exit")
+    p.policy.crossed(p.tlb)
     if p.root is None:
         load_host(p, vmcs, controls)
         if load_msrs(p, vmcs, f.EXIT_MSR_LOAD_ADDRESS, f.EXIT_MSR_LOAD_COUNT) is not None:

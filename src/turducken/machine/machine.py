@@ -23,7 +23,9 @@ from turducken.devices.mtrr import Mtrrs
 from turducken.machine.code_pages import CodePages
 from turducken.memory import PhysicalMemory
 from turducken.memory.physical import LOW_LIMIT
-from turducken.mmu.policy import make_policy
+from turducken.mmu.followed import FollowedTlb, broadcast
+from turducken.mmu.policy import Broadcast, make_policy
+from turducken.mmu.tlb import Tlb
 from turducken.vmx.capabilities import Capabilities
 from turducken.vmx.profile import Profile
 
@@ -105,6 +107,8 @@ class Machine:
             Mtrrs(maxphyaddr=options.profile.cpu.physical_address_bits) for _ in range(options.cpus)
         ]
         self.processors = [self._make_processor(index) for index in range(options.cpus)]
+        if options.tlb == Broadcast.name:
+            broadcast([one.tlb for one in self.processors if isinstance(one.tlb, FollowedTlb)])
         self.chipset = self._make_chipset(on_console)
         for processor, apic in zip(self.processors, self.chipset.apics, strict=True):
             processor.apic = apic
@@ -126,6 +130,7 @@ class Machine:
             mtrrs=self.mtrrs[index],
             policy=make_policy(options.tlb, options.seed, index),
             native=options.native,
+            tlb=FollowedTlb if options.tlb == Broadcast.name else Tlb,
         )
         return Processor(index, options.cpus, parts)
 

@@ -23,6 +23,9 @@ class TlbPolicy(Protocol):
     def stopped(self, tlb: Tlb) -> None:
         """The processor stopped running guest code for a moment."""
 
+    def crossed(self, tlb: Tlb) -> None:
+        """A VM entry or VM exit was made."""
+
     def evicted(self) -> bool:
         """Tell, once, whether something was dropped since the last question."""
 
@@ -36,6 +39,9 @@ class Keep:
         """Keep it."""
 
     def stopped(self, tlb: Tlb) -> None:
+        """Keep all."""
+
+    def crossed(self, tlb: Tlb) -> None:
         """Keep all."""
 
     def evicted(self) -> bool:
@@ -98,6 +104,27 @@ class Random(Keep):
         tlb.forget_spaces(lambda: bool(self._random.randrange(2)))
 
 
+class Transitions(Keep):
+    """Drop everything at every VM entry and VM exit, as Bochs does."""
+
+    name = "transitions"
+
+    def crossed(self, tlb: Tlb) -> None:
+        """Drop all."""
+        tlb.forget_everything()
+
+
+class Broadcast(Keep):
+    """Each invalidating instruction acts on all processors, as under KVM.
+
+    KVM translates for a guest hypervisor by tables that its processors share, so what one of them
+    invalidates is gone for all. Whoever has several TLBs connects them
+    (`turducken.mmu.followed.broadcast`); each for itself keeps everything.
+    """
+
+    name = "broadcast"
+
+
 def make_policy(name: str, seed: int, processor: int) -> TlbPolicy:
     """Return a new policy by name for one processor; `ValueError` for an unknown name."""
     makers: dict[str, Callable[[], TlbPolicy]] = {
@@ -105,11 +132,13 @@ def make_policy(name: str, seed: int, processor: int) -> TlbPolicy:
         "drop": Drop,
         "finite": Finite,
         "random": lambda: Random(seed * 0x1_0001 + processor),
+        "transitions": Transitions,
+        "broadcast": Broadcast,
     }
     if name not in makers:
         raise ValueError(f"unknown TLB policy {name!r} (one of {', '.join(makers)})")
     return makers[name]()
 
 
-POLICIES = ("keep", "drop", "finite", "random")
+POLICIES = ("keep", "drop", "finite", "random", "transitions", "broadcast")
 """The names that `make_policy` knows."""

@@ -249,7 +249,7 @@ class Tlb:
 
     def invvpid_retaining_globals(self, vpid: int) -> None:
         """INVVPID type 3: one VPID's linear and combined mappings, except globals."""
-        self.flush_non_global(vpid, "INVVPID")
+        self._count("INVVPID", self._drop(vpid, lambda t: t.pcid != GLOBAL))
 
     def invept_single(self, ep4ta: int) -> None:
         """INVEPT type 1: guest-physical and combined mappings of ``ep4ta``, every VPID and PCID."""
