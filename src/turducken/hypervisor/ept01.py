@@ -78,7 +78,11 @@ class Ept01:
     @property
     def eptp(self) -> int:
         """The EPTP that VMCS01 holds: write-back structures, four levels, no A/D flags."""
-        return self.table.root | 3 << 3 | MemoryType.WB
+        return _eptp(self.table.root)
+
+    def replicate(self) -> int:
+        """Return another EPTP for the same mappings: its two upper levels are copies."""
+        return _eptp(self.table.replicate())
 
     # Looking up
 
@@ -279,6 +283,10 @@ def _needs_invalidation(old: Entry, value: int, address: int) -> bool:
         return True
     before = page_of(old.value, old.shift) + (address & (1 << old.shift) - 1)
     return before != page_of(value, 12) or bool((old.value ^ value) & (_TYPE.mask | e.EPT_IPAT))
+
+
+def _eptp(root: int) -> int:
+    return root | 3 << 3 | MemoryType.WB
 
 
 def _nothing() -> None:

@@ -7,7 +7,7 @@ is, L0 remembers in dictionaries, so that an entry is found without a walk.
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from turducken.address import Hpa
+from turducken.address import PAGE_SIZE, Hpa
 from turducken.hypervisor.frames import FrameSource
 from turducken.memory import PhysicalMemory
 from turducken.paging import entries as e
@@ -21,6 +21,10 @@ USER_EXECUTE = e.EPT_PTE.mask("XU")
 
 _INDEX_BITS = 9
 _ADDRESS = e.EPT_PTE.mask("ADDRESS")
+
+
+_Replica = dict[tuple[int, int], int]
+"""Tables of the two upper levels, by the shift and the prefix of what they cover."""
 
 
 class Entry(NamedTuple):
@@ -63,11 +67,38 @@ class EptTable:
         self._top: dict[int, int] = {0: self.root}
         # For each level the tables whose entries cover 1 << shift bytes, by what they cover.
         self._tables: dict[int, dict[int, int]] = {39: self._top, 30: {}, 21: {}, 12: {}}
+        self._replicas: list[_Replica] = []
 
     @property
     def frames(self) -> int:
         """Number of frames that the table occupies."""
-        return sum(len(one) for one in self._tables.values())
+        own = sum(len(one) for one in self._tables.values())
+        return own + sum(len(one) for one in self._replicas)
+
+    def replicate(self) -> Hpa:
+        """Return another root for the same mappings: a copy of the two upper levels.
+
+        The levels below are shared; the copies follow every later change.
+        """
+        replica: _Replica = {}
+        self._replicas.append(replica)
+        replica[39, 0] = self._frames.allocate()
+        for prefix, table in self._tables[30].items():
+            self._replicate_table(replica, prefix, table)
+        return Hpa(replica[39, 0])
+
+    def _replicate_table(self, replica: "_Replica", prefix: int, table: int) -> None:
+        copy = replica[30, prefix] = self._frames.allocate()
+        self._memory.write(copy, self._memory.read(table, PAGE_SIZE))
+        self._memory.store(replica[39, 0] + 8 * prefix, 8, copy | self._table_bits)
+
+    def _store(self, shift: int, gpa: int, value: int) -> None:
+        """Write the entry of a level that exists, in the replicas too."""
+        prefix, place = gpa >> shift + _INDEX_BITS, (gpa >> shift & 511) * 8
+        self._memory.store(self._tables[shift][prefix] + place, 8, value)
+        if shift >= 30:
+            for replica in self._replicas:
+                self._memory.store(replica[shift, prefix] + place, 8, value)
 
     def get(self, gpa: int) -> Entry:
         """Return the lowest entry for ``gpa``."""
@@ -99,9 +130,12 @@ class EptTable:
         if table is None:
             table = self._make_table(gpa, shift)
         if shift > 12 and gpa >> shift in self._tables[shift - _INDEX_BITS]:
-            self._memory.store(table + (gpa >> shift & 511) * 8, 8, 0)
+            self._store(shift, gpa, 0)
             self._drop_table(gpa >> shift, shift - _INDEX_BITS)
-        self._memory.store(table + (gpa >> shift & 511) * 8, 8, value)
+        if self._replicas:
+            self._store(shift, gpa, value)
+        else:
+            self._memory.store(table + (gpa >> shift & 511) * 8, 8, value)
 
     def split(self, gpa: int, shift: int) -> None:
         """Make sure that ``gpa`` has an entry of ``1 << shift`` bytes, equal to what it had."""
@@ -121,9 +155,13 @@ class EptTable:
                         yield number << shift, Entry(shift, Hpa(table + 8 * index), value)
 
     def clear(self) -> None:
-        """Give up everything but the root, which becomes empty."""
+        """Give up everything but the root, which becomes empty; replicas are given up too."""
         for prefix in self._tables[30]:
             self._memory.store(self.root + 8 * prefix, 8, 0)
+        for replica in self._replicas:
+            for table in replica.values():
+                self._frames.free(table)
+        self._replicas.clear()
         for shift in SHIFTS[1:]:
             tables = self._tables[shift]
             for table in tables.values():
@@ -146,7 +184,12 @@ class EptTable:
         if old:
             self._fill_from(table, old, shift)
         # Linked only when it is complete: the processor may walk at any moment.
-        self._memory.store(where, 8, table | self._table_bits)
+        if shift == 30:
+            self._memory.store(where, 8, table | self._table_bits)
+            for replica in self._replicas:
+                self._replicate_table(replica, gpa >> above, table)
+        else:
+            self._store(above, gpa, table | self._table_bits)
         self._tables[shift][gpa >> above] = table
         return table
 

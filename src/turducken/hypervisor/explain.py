@@ -103,13 +103,13 @@ def explain_now(vcpu: "Vcpu", gpa2: Gpa2) -> Explanation:
     context = vcpu.nested.current
     root12 = context.root12 if context is not None else None
     if root12 is None:
-        stage = _stage("EPT01", fmt01, memory, vcpu.ept01.eptp, gpa2)
+        stage = _stage("EPT01", fmt01, memory, vcpu.eptp01, gpa2)
         return Explanation(vcpu.index, gpa2, (stage,))
     stages = [_stage("EPT12", root12.view.format, vcpu.memory, root12.eptp, gpa2)]
     gpa1 = stages[0].output
     if gpa1 is not None:
         vcpu.ept01.find(Gpa1(gpa1))
-        stages.append(_stage("EPT01", fmt01, memory, vcpu.ept01.eptp, gpa1))
+        stages.append(_stage("EPT01", fmt01, memory, vcpu.eptp01, gpa1))
     table = vcpu.shadow.table_of(root12)
     if table is not None:
         fmt02 = EPT.bind(

@@ -6,15 +6,46 @@ by linear address in ``vcpu.linear``. It changes EPT01 through ``vcpu.system.con
 the guest under a table of its own (`Vcpu.run_under`).
 """
 
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Generator
+from enum import Enum
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
 from turducken.address import Gpa1
+from turducken.vmx.interface import Wait
+from turducken.vmx.vmcs import Vmcs
 
 if TYPE_CHECKING:
     from turducken.hypervisor.hypervisor import Hypervisor
     from turducken.hypervisor.vcpu import Handling, Vcpu
 
 Cpuid = tuple[int, int, int, int]
+
+
+class Ept01Sharing(Enum):
+    """Whether the processors have EPT01s of their own."""
+
+    OWN = "own"
+    """Each has one, and they can differ."""
+    ONE = "one"
+    """All use the same tables, under the same root."""
+    COPIED = "copied"
+    """Each has a root of its own: the two upper levels are copies, the others are shared."""
+
+
+class AppGuest(Protocol):
+    """A guest of an application's own, which runs in the place of L1 or L2 on one processor.
+
+    `Vcpu.make_vmcs` makes its VMCS, `Vcpu.run_app_guest` lets it run and `Vcpu.end_app_guest` ends
+    it; the state of L1 or L2 rests untouched meanwhile. The general-purpose registers are in the
+    processor: saving those of the guest it stands in for is the application's affair.
+    """
+
+    vmcs: Vmcs
+    is_launched: bool
+    """Has been entered since VMCLEAR: to be set by `on_exit`."""
+
+    def on_exit(self, vcpu: "Vcpu") -> "Generator[Wait, None, None] | None":
+        """It has exited, or could not be entered: as a handler of a VM exit does."""
 
 
 class Hypapp:
@@ -26,6 +57,11 @@ class Hypapp:
     """
 
     name = "hypapp"
+    ept01_sharing: Ept01Sharing | None = None
+    """What the application needs; None: whatever there is."""
+    Options: ClassVar[type | None] = None
+    """A dataclass of the options that users can give (`turducken.apps.options`), which the
+    application is made with; None: it takes none."""
 
     def on_start(self, hypervisor: "Hypervisor") -> None:
         """Every processor is under L0; L1 has not run yet."""

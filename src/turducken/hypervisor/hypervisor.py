@@ -12,7 +12,7 @@ from turducken.hypervisor.ept01 import W
 from turducken.hypervisor.events import Events
 from turducken.hypervisor.faults import Faults
 from turducken.hypervisor.frames import FrameAllocator
-from turducken.hypervisor.hypapp import Hypapp
+from turducken.hypervisor.hypapp import Ept01Sharing, Hypapp
 from turducken.hypervisor.interprocessor import start_processor
 from turducken.hypervisor.memory_control import MemoryControl
 from turducken.hypervisor.mtrr import mtrr_numbers
@@ -76,6 +76,12 @@ class Hypervisor:
         self._access_bitmaps: tuple[Hpa, Hpa] | None = None
         self.l1_handlers: dict[int, Callable[[Vcpu], Handling]] = l1_exits.HANDLERS
         self.l2_handler: Callable[[Vcpu], Handling] = l2_exits.on_exit
+
+    @property
+    def ept01_sharing(self) -> Ept01Sharing:
+        """How the processors share EPT01: as the first application says that says anything."""
+        wanted = (one.ept01_sharing for one in self.apps if one.ept01_sharing is not None)
+        return next(wanted, Ept01Sharing.OWN)
 
     def _make_msr_bitmap(self) -> int:
         """SDM 3C, "MSR-Bitmap Address": reads of low MSRs from byte 0, writes from 2048."""

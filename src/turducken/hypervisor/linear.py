@@ -3,11 +3,10 @@
 Addresses go through L1's own paging and then EPT01, and fail as the processor's accesses would.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from turducken.address import PAGE_SIZE, Gpa1
 from turducken.arch.registers import CR0, CR4, EFER, RFLAGS
-from turducken.hypervisor.guest_memory import GuestMemory
 from turducken.paging import entries as e
 from turducken.paging.formats import (
     PAGING_4LEVEL,
@@ -26,7 +25,7 @@ _PAE, _PSE, _LA57, _SMAP = (CR4.mask(one) for one in ("PAE", "PSE", "LA57", "SMA
 _LMA, _NXE = EFER.mask("LMA"), EFER.mask("NXE")
 _AC = RFLAGS.mask("AC")
 _RW, _US = e.PTE.mask("R/W"), e.PTE.mask("U/S")
-ERROR_PRESENT, ERROR_WRITE, ERROR_RESERVED = 1, 2, 8
+ERROR_PRESENT, ERROR_WRITE, ERROR_USER, ERROR_RESERVED = 1, 2, 4, 8
 
 
 class PageFault(NamedTuple):
@@ -52,12 +51,38 @@ def paging_format(vmcs: Vmcs, maxphyaddr: int, *, pages_1gib: bool) -> BoundForm
     return (PAGING_PAE if cr4 & _PAE else PAGING_32).bind(features)
 
 
+class GuestPhysical(Protocol):
+    """What a guest finds at its physical addresses; None where it has no memory."""
+
+    def load(self, address: int, size: int) -> int | None:
+        """Return the naturally aligned word of ``size`` bytes."""
+
+    def store(self, address: int, size: int, value: int) -> None:
+        """Replace the naturally aligned word of ``size`` bytes."""
+
+    def read(self, address: int, length: int) -> bytes:
+        """Return bytes of one page."""
+
+    def write(self, address: int, data: bytes) -> None:
+        """Replace bytes of one page."""
+
+
 class LinearMemory:
-    """Supervisor-mode data accesses of L1, whose registers are in ``vmcs``."""
+    """Data accesses of the guest whose registers are in ``vmcs``: L1 in supervisor mode.
+
+    With ``is_user`` accesses are user-mode ones; with L2's memory, "Gpa1" stands for Gpa2.
+    """
 
     def __init__(
-        self, vmcs: Vmcs, memory: GuestMemory, maxphyaddr: int, *, pages_1gib: bool
+        self,
+        vmcs: Vmcs,
+        memory: GuestPhysical,
+        maxphyaddr: int,
+        *,
+        pages_1gib: bool,
+        is_user: bool = False,
     ) -> None:
+        self._is_user = is_user
         self._vmcs = vmcs
         self._memory = memory
         self._maxphyaddr = maxphyaddr
@@ -88,6 +113,9 @@ class LinearMemory:
             return ERROR_PRESENT | ERROR_RESERVED
         if found.stop is not Stop.PAGE:
             return 0
+        if self._is_user:
+            needed = _US | (_RW if write else 0)
+            return None if found.all_of & needed == needed else ERROR_PRESENT | ERROR_USER
         cr0, cr4 = self._vmcs.read(f.GUEST_CR0), self._vmcs.read(f.GUEST_CR4)
         if write and cr0 & _WP and not found.all_of & _RW:
             return ERROR_PRESENT

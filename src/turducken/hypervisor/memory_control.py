@@ -17,6 +17,7 @@ from turducken.address import PAGE_SIZE, Gpa1, Hpa
 from turducken.arch.memory_types import EPT_MEMORY_TYPES, MemoryType
 from turducken.hypervisor.ept01 import Ept01, R, W
 from turducken.hypervisor.events import Ept01Changed, Shootdown
+from turducken.hypervisor.hypapp import Ept01Sharing
 from turducken.hypervisor.interprocessor import send_nmi
 from turducken.vmx.interface import Wait
 
@@ -137,21 +138,37 @@ class MemoryControl:
         return self.apply(by, [Restore(start, size)], processors)
 
     def apply(
-        self, by: "Vcpu", changes: Sequence[Change], processors: Iterable[int] | None = None
+        self,
+        by: "Vcpu",
+        changes: Sequence[Change],
+        processors: Iterable[int] | None = None,
+        *,
+        omit_shootdown: bool = False,
     ) -> Waiting:
-        """Make all ``changes`` on each processor, with one round of invalidation after them."""
+        """Make all ``changes`` on each processor, with one round of invalidation after them.
+
+        ``omit_shootdown`` plants a mistake: the other processors are told nothing, and go on with
+        what they have cached.
+        """
         for change in changes:
             self._check(change)
-        vcpus = self._hypervisor.vcpus
-        wanted = None if processors is None else frozenset(processors)
-        targets = [one for one in vcpus if wanted is None or one.index in wanted]
+        targets = self._targets(processors)
         if any(isinstance(one, Map) for one in changes):
             self._hypervisor.watch_tables.has_aliases = True
-        for vcpu in targets:
+        for ept01 in {id(one.ept01): one.ept01 for one in targets}.values():
             for change in changes:
-                _write(vcpu.ept01, change)
+                _write(ept01, change)
         self._publish(by, targets, changes)
-        return self._settle(by, targets)
+        return self._settle(by, [by] if omit_shootdown else targets)
+
+    def _targets(self, processors: Iterable[int] | None) -> "list[Vcpu]":
+        vcpus = self._hypervisor.vcpus
+        if processors is None:
+            return vcpus
+        if self._hypervisor.ept01_sharing is not Ept01Sharing.OWN:
+            raise ValueError("the processors share one EPT01: no change can be for some of them")
+        wanted = frozenset(processors)
+        return [one for one in vcpus if one.index in wanted]
 
     def _check(self, change: Change) -> None:
         if change.start % PAGE_SIZE or change.size % PAGE_SIZE or change.size <= 0:
@@ -183,7 +200,7 @@ class MemoryControl:
 
     def _settle(self, by: "Vcpu", targets: "list[Vcpu]") -> Waiting:
         """Invalidate everywhere; return when no processor can use what was there before."""
-        others = [one for one in targets if one is not by]
+        others = [one for one in targets if one is not by and one.is_ept01_stale]
         if by in targets:
             by.settle_ept01()
         yield from self.on_others(by, others, type(by).settle_ept01)
@@ -213,6 +230,23 @@ class MemoryControl:
             # Two processors may wait for each other: each serves the other meanwhile.
             by.serve_requests()
             yield Wait.OTHERS
+
+    def quiesce(self, by: "Vcpu", work: "Callable[[], None]") -> Waiting:
+        """Do ``work`` at a moment when no other processor runs a guest.
+
+        ``work`` must not wait. For whatever a change of EPT01 is not enough for.
+        """
+        others = [one for one in self._hypervisor.vcpus if one is not by]
+        while any(one.is_held for one in self._hypervisor.vcpus):
+            # Somebody else quiesces; this processor may be one of those it waits for.
+            by.serve_requests()
+            yield Wait.OTHERS
+        for one in others:
+            one.is_held = True
+        yield from self.on_others(by, others, lambda _vcpu: None)
+        work()
+        for one in others:
+            one.is_held = False
 
 
 def _write(ept01: Ept01, change: Change) -> None:

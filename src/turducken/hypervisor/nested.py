@@ -310,7 +310,7 @@ class Nested:
         context = self.current
         assert context is not None
         root12 = context.root12
-        return self._vcpu.ept01.eptp if root12 is None else self._vcpu.shadow.enter(root12)
+        return self._vcpu.eptp01 if root12 is None else self._vcpu.shadow.enter(root12)
 
     def _translate(self, address: int) -> int:
         """Return the host-physical page of L1's page ``address``; all ones where L1 has none."""

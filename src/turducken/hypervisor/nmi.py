@@ -53,6 +53,8 @@ class NmiRelay:
         """Take an NMI that came while L0 ran, and give L1 one that waits."""
         if self._vcpu.processor.take_nmi():
             self.arrived()
+        if self._vcpu.app_guest is not None:
+            return  # L1's waits until L1 or L2 goes on
         if self.is_pending or self._window:
             self._place()
 

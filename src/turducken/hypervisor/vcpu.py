@@ -16,6 +16,7 @@ from turducken.hypervisor.explain import Explanation, explain_now
 from turducken.hypervisor.frames import FrameShare
 from turducken.hypervisor.guest_memory import GuestMemory
 from turducken.hypervisor.host_state import set_own_host_state
+from turducken.hypervisor.hypapp import AppGuest, Ept01Sharing
 from turducken.hypervisor.linear import LinearMemory
 from turducken.hypervisor.merge import ENTRY_OWN, EXIT_OWN, NO_LINK
 from turducken.hypervisor.mtrr import Mtrrs
@@ -112,8 +113,12 @@ class Vcpu:
         """For watched addresses of L2's: through which entries each went last."""
         self.app_table: EptTable | None = None
         """A hypapp's table, under which the guest runs at present."""
+        self.app_guest: AppGuest | None = None
+        """A hypapp's own guest, which runs at present in the place of L1 or L2."""
         self.requests: list[Callable[[Vcpu], None]] = []
         """What other processors want done here before a guest runs again."""
+        self.is_held = False
+        """Another processor wants no guest to run here (`MemoryControl.quiesce`)."""
         self.vmcs01 = self._make_vmcs01()
         self.current = self.vmcs01
         self.is_launched01 = False
@@ -139,16 +144,24 @@ class Vcpu:
             *([21] if real.has(EPT_VPID_CAP.mask("PAGES_2MIB")) else []),
             12,
         ]
-        self.ept01 = Ept01(
-            system.memory,
-            system.frames,
-            self.mtrrs.map(),
-            physical_bits=self.maxphyaddr,
-            pages_1gib=30 in sizes,
-            pages_2mib=21 in sizes,
-        )
-        self.ept01.changed = self._ept01_changed
-        self._is_ept01_stale = False
+        self.is_ept01_stale = False
+        """EPT01 has changed, and this processor does not follow it yet."""
+        sharing = system.ept01_sharing
+        if sharing is Ept01Sharing.OWN or not system.vcpus:
+            self.ept01 = Ept01(
+                system.memory,
+                system.frames,
+                self.mtrrs.map(),
+                physical_bits=self.maxphyaddr,
+                pages_1gib=30 in sizes,
+                pages_2mib=21 in sizes,
+            )
+        else:
+            self.ept01 = system.vcpus[0].ept01
+        copies = sharing is Ept01Sharing.COPIED and bool(system.vcpus)
+        self.eptp01 = self.ept01.replicate() if copies else self.ept01.eptp
+        """The EPTP of EPT01 on this processor."""
+        self._follow(self.ept01)
         self.memory = GuestMemory(system.memory, self.ept01)
         offered = self.capabilities12
         self.ept_features12 = Features(
@@ -175,7 +188,27 @@ class Vcpu:
         self.shadow_parts = parts
         self.shadow = make_shadow(system.shadow_policy, parts)
 
+    def _follow(self, ept01: Ept01) -> None:
+        """Notice changes of EPT01, as every processor that shares it does."""
+        earlier = ept01.changed
+
+        def changed() -> None:
+            self.is_ept01_stale = True
+            earlier()
+
+        ept01.changed = changed
+
     # VMCS01
+
+    def make_vmcs(self) -> Vmcs:
+        """Return a new VMCS with L0's host state, active on this processor but not current."""
+        vmcs = Vmcs(self.system.memory, self.system.frames.allocate())
+        vmcs.set_header(self.capabilities.revision)
+        self._succeed(self.processor.vmclear(Hpa(vmcs.region)), "VMCLEAR")
+        pat = self.processor.rdmsr(msr.IA32_PAT) or 0
+        set_own_host_state(vmcs, self.capabilities, self.system.host_root, pat)
+        vmcs.write(f.VMCS_LINK_POINTER, NO_LINK)
+        return vmcs
 
     def _make_vmcs01(self) -> Vmcs:
         processor, system = self.processor, self.system
@@ -183,16 +216,10 @@ class Vcpu:
         vmxon = system.frames.allocate()
         system.memory.store(vmxon, 4, revision)
         self._succeed(processor.vmxon(vmxon), "VMXON")
-        region = system.frames.allocate()
-        vmcs = Vmcs(system.memory, region)
-        vmcs.set_header(revision)
-        self._succeed(processor.vmclear(region), "VMCLEAR")
-        self._succeed(processor.vmptrld(region), "VMPTRLD")
+        vmcs = self.make_vmcs()
+        self._succeed(processor.vmptrld(Hpa(vmcs.region)), "VMPTRLD")
         self._set_controls01(vmcs)
-        pat = processor.rdmsr(msr.IA32_PAT) or 0
-        set_own_host_state(vmcs, self.capabilities, system.host_root, pat)
-        vmcs.write(f.GUEST_PAT, pat)
-        vmcs.write(f.VMCS_LINK_POINTER, NO_LINK)
+        vmcs.write(f.GUEST_PAT, vmcs.read(f.HOST_PAT))
         if self.index == 0:
             cr0 = boot.set_multiboot_state(vmcs, system.boot)
         else:
@@ -215,7 +242,7 @@ class Vcpu:
         vmcs.write(f.EXIT_CONTROLS, real.exit.adjust(EXIT_OWN))
         vmcs.write(f.ENTRY_CONTROLS, real.entry.adjust(ENTRY_OWN))
         vmcs.write(f.MSR_BITMAPS, system.msr_bitmap)
-        vmcs.write(f.EPTP, self.ept01.eptp)
+        vmcs.write(f.EPTP, self.eptp01)
         vmcs.write(f.VPID, self.vpids.own)
         if real.secondary.allowed1 & Secondary.ENABLE_XSAVES:
             vmcs.write(f.XSS_EXITING_BITMAP, 0)
@@ -262,12 +289,17 @@ class Vcpu:
         reason_slot = f.EXIT_REASON.slot
         while not self.is_stopped:
             if self._uses_requests:
+                while self.is_held:
+                    self.serve_requests()
+                    yield Wait.OTHERS
                 self._before_entry()
             self._enter()
             self.in_guest = True
             yield Wait.GUEST
             self.in_guest = False
-            if self.in_l2:
+            if self.app_guest is not None:
+                handling = self.app_guest.on_exit(self)
+            elif self.in_l2:
                 handling = l2_handler(self)
             else:
                 reason = slots01[reason_slot]
@@ -292,7 +324,9 @@ class Vcpu:
         yield from self.system.watch_tables.release(self, pages)
 
     def _enter(self) -> None:
-        if self.in_l2:
+        if self.app_guest is not None:
+            is_launched = self.app_guest.is_launched
+        elif self.in_l2:
             context = self.nested.current
             assert context is not None
             is_launched = context.is_launched
@@ -302,13 +336,15 @@ class Vcpu:
         status = processor.vmresume() if is_launched else processor.vmlaunch()
         if status is VmStatus.SUCCEED:
             return
-        if not self.in_l2 or not self.nested.reentry_refused():
+        is_l2s = self.in_l2 and self.app_guest is None
+        if not is_l2s or not self.nested.reentry_refused():
             raise HypervisorError(self._describe_refusal())
         self._enter()
 
     def _describe_refusal(self) -> str:
         error = self.current.read(f.VM_INSTRUCTION_ERROR)
         name = "VMCS02" if self.in_l2 else "VMCS01"
+        name = "an application's VMCS" if self.app_guest is not None else name
         reason = self.current.read(f.EXIT_REASON)
         qualification = self.current.read(f.EXIT_QUALIFICATION)
         known = error in InstructionError._value2member_map_
@@ -520,8 +556,8 @@ class Vcpu:
         if index in self.mtrrs.numbers:
             if not self.processor.wrmsr(index, value):
                 return False
-            if self.ept01.follow_types(self.mtrrs.map()):
-                self.settle_ept01()
+            self.ept01.follow_types(self.mtrrs.map())
+            self.settle_ept01()
             return True
         if index == msr.IA32_APIC_BASE and (value & -4096) in self.system.frames.region:
             return False
@@ -565,7 +601,7 @@ class Vcpu:
         if faults.forgotten_root:
             self.vmcs01.write(f.EPTP, 0)
         if faults.flush_of_wrong_root:
-            eptp = self.ept01.eptp
+            eptp = self.eptp01
         self._succeed(self.processor.invept(INVEPT_SINGLE_CONTEXT, eptp), "INVEPT")
 
     def flush_vpid(self, vpid: int) -> None:
@@ -581,27 +617,37 @@ class Vcpu:
         """
         self.app_table = table
         if table is not None:
-            eptp = table.root | self.ept01.eptp & 0xFFF
+            eptp = table.root | self.eptp01 & 0xFFF
         elif self.in_l2:
             eptp = self.nested.eptp02()
         else:
-            eptp = self.ept01.eptp
+            eptp = self.eptp01
         self.current.write(f.EPTP, eptp)
+
+    def run_app_guest(self, guest: "AppGuest") -> None:
+        """Let a hypapp's own guest run in the place of the guest that exited."""
+        self.app_guest = guest
+        self.select(guest.vmcs)
+
+    def end_app_guest(self) -> None:
+        """Let the guest go on that a hypapp's own has stood in for."""
+        self.app_guest = None
+        context = self.nested.current
+        self.select(context.vmcs02 if self.in_l2 and context is not None else self.vmcs01)
+        if not self._uses_requests and self.nmi.is_pending:
+            self.nmi.before_entry()
 
     def _recycle_vpid(self, vpid: int) -> None:
         self.flush_vpid(vpid)
         self.nested.generation += 1
 
-    def _ept01_changed(self) -> None:
-        self._is_ept01_stale = True
-
     def settle_ept01(self) -> None:
         """Make everything on this processor follow EPT01, which has changed."""
-        if not self._is_ept01_stale:
+        if not self.is_ept01_stale:
             return
-        self._is_ept01_stale = False
+        self.is_ept01_stale = False
         faults = self.system.faults
-        self.invept(self.ept01.eptp)
+        self.invept(self.eptp01)
         if not faults.shadow_left_behind:
             self.shadow.ept01_changed()
         if not faults.addresses_left_behind:

@@ -40,6 +40,12 @@ class Vpids:
         """Return every VPID that stands for one of L1's."""
         return list(self._known.values())
 
+    def reserve(self) -> int:
+        """Return a VPID for an application's own guest, which no L2 ever gets."""
+        vpid = self._next
+        self._next += 1
+        return vpid
+
     def _assign(self, vpid12: int) -> int:
         if self._next > _LAST:
             # Used up (L1 has 65535, two fewer are left): take the one that was given first.
