@@ -236,7 +236,7 @@ class Machine:
         """Give every processor one turn; skip time while all are idle."""
         busy = False
         for processor in self._order():
-            if processor.is_idle:
+            if processor.is_idle and not self._timer_wakes(processor):
                 continue
             busy = True
             self._give_turn(processor)
@@ -246,6 +246,14 @@ class Machine:
             self._skip_idle_time()
         elif self._limit is not None and self.instructions >= self._limit:
             self.end(Outcome.LIMIT)
+
+    def _timer_wakes(self, processor: Processor) -> bool:
+        """Tell an idle processor whose VMX-preemption timer has expired; return if it has."""
+        due = processor.timer_due
+        if due is None or due > self.clock.now:
+            return False
+        processor.attention = True
+        return True
 
     def _order(self) -> list[Processor]:
         if not self.options.seed or len(self.processors) == 1:
@@ -258,11 +266,17 @@ class Machine:
         quantum = self.options.quantum or (QUANTUM if len(self.processors) > 1 else QUANTUM_ALONE)
         if self.options.seed and len(self.processors) > 1:
             quantum = self._random.randint(1, quantum)
-        deadline = self.clock.next_deadline()
+        deadline = self._next_deadline()
         if deadline is not None:
             left = max(0, deadline - self.clock.now) // NANOSECONDS_PER_INSTRUCTION
             quantum = min(quantum, left + 1)
         return quantum
+
+    def _next_deadline(self) -> int | None:
+        """Return when a device or an idle processor's VMX-preemption timer is due next."""
+        timers = (one.timer_due for one in self.processors if one.is_idle)
+        due = [one for one in (self.clock.next_deadline(), *timers) if one is not None]
+        return min(due, default=None)
 
     def _give_turn(self, processor: Processor) -> None:
         self._running = processor
@@ -277,17 +291,12 @@ class Machine:
 
     def _skip_idle_time(self) -> None:
         """Go to the next moment at which something can happen; none is the end of the run."""
-        timers = [one.timer_due for one in self.processors]
-        deadline = min((one for one in timers if one is not None), default=None)
-        event = self.clock.next_deadline()
-        if event is not None and (deadline is None or event < deadline):
-            deadline = event
+        deadline = self._next_deadline()
         if deadline is None:
             self.end(Outcome.HALTED)
             return
         self.clock.advance_to(deadline)
-        for processor, timer in zip(self.processors, timers, strict=True):
-            if timer is not None and timer <= deadline:
-                processor.attention = True
+        for processor in self.processors:
+            self._timer_wakes(processor)
         if all(one.is_idle and not one.can_wake for one in self.processors):
             self.end(Outcome.HALTED)
