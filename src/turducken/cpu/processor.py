@@ -99,6 +99,7 @@ class Parts:
     policy: TlbPolicy
     native: bool = True
     tlb: type[Tlb] = Tlb
+    mmu: type[Mmu] = Mmu
 
 
 class Processor:
@@ -119,7 +120,7 @@ class Processor:
         self.state = self.engine.state
         self.tlb = parts.tlb(self._forget_translations)
         self.policy = parts.policy
-        self.mmu = Mmu(parts.memory, self.tlb, parts.policy)
+        self.mmu = parts.mmu(parts.memory, self.tlb, parts.policy)
         self.linear = LinearMemory(self.mmu, parts.memory, self.accesses)
         self.vmx = VmxUnit(parts.capabilities, parts.memory)
         self.cpuid = Cpuid(parts.profile, index, count)

@@ -55,12 +55,14 @@ class ShadowFilled:
 
 @dataclass(frozen=True, slots=True)
 class Invalidated:
-    """L1 executed INVEPT or INVVPID and L0 did what it says."""
+    """L1 executed INVEPT or INVVPID with operands that the processor accepts."""
 
     processor: int
     instruction: Literal["INVEPT", "INVVPID"]
     kind: int
     operand: int
+    address: int = 0
+    """Of INVVPID."""
 
 
 @dataclass(frozen=True, slots=True)

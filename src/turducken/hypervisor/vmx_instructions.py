@@ -297,6 +297,8 @@ def on_invept(vcpu: "Vcpu") -> "Handling":
 
 
 def _invalidate_ept(vcpu: "Vcpu", kind: int, eptp: int) -> None:
+    if vcpu.events.subscribers:
+        vcpu.events.publish(Invalidated(vcpu.index, "INVEPT", kind, eptp))
     faults = vcpu.system.faults
     if faults.skipped_invept:
         return
@@ -304,8 +306,6 @@ def _invalidate_ept(vcpu: "Vcpu", kind: int, eptp: int) -> None:
         eptp = vcpu.unit.current.read(f.EPTP)
     single = kind == INVEPT_SINGLE_CONTEXT
     vcpu.shadow.invept(eptp & e.EP4TA_MASK if single else None)
-    if vcpu.events.subscribers:
-        vcpu.events.publish(Invalidated(vcpu.index, "INVEPT", kind, eptp))
 
 
 def on_invvpid(vcpu: "Vcpu") -> "Handling":
@@ -327,6 +327,8 @@ def on_invvpid(vcpu: "Vcpu") -> "Handling":
 
 
 def _invalidate_vpid(vcpu: "Vcpu", kind: int, vpid12: int, address: int) -> None:
+    if vcpu.events.subscribers:
+        vcpu.events.publish(Invalidated(vcpu.index, "INVVPID", kind, vpid12 & 0xFFFF, address))
     if kind == INVVPID_ALL_CONTEXTS:
         for vpid in vcpu.vpids.all_known():
             vcpu.flush_vpid(vpid)
@@ -336,8 +338,6 @@ def _invalidate_vpid(vcpu: "Vcpu", kind: int, vpid12: int, address: int) -> None
             target = address if kind == INVVPID_INDIVIDUAL_ADDRESS else 0
             vcpu.statistics.invvpid += 1
             vcpu.processor.invvpid(kind, known, target)
-    if vcpu.events.subscribers:
-        vcpu.events.publish(Invalidated(vcpu.index, "INVVPID", kind, vpid12))
 
 
 def _invalidation(vcpu: "Vcpu") -> tuple[int, int | None, int]:

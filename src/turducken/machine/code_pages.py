@@ -51,8 +51,9 @@ class CodePages:
             if code:
                 self._engines[number].is_code_stale = True
 
-    def _written_outside(self, frame: int) -> None:
+    def _written_outside(self, address: int, _length: int) -> None:
         """A hypervisor, device or processor's own step wrote a page that somebody executes."""
+        frame = address >> PAGE_SHIFT
         self._watched.discard(frame)
         for number in sorted(self._executed.pop(frame, ())):
             self._engines[number].is_code_stale = True

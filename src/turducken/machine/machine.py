@@ -24,6 +24,8 @@ from turducken.machine.code_pages import CodePages
 from turducken.memory import PhysicalMemory
 from turducken.memory.physical import LOW_LIMIT
 from turducken.mmu.followed import FollowedTlb, broadcast
+from turducken.mmu.mmu import Mmu
+from turducken.mmu.observed import ObservedMmu
 from turducken.mmu.policy import Broadcast, make_policy
 from turducken.mmu.tlb import Tlb
 from turducken.vmx.capabilities import Capabilities
@@ -55,6 +57,7 @@ class MachineOptions:
 
     ``memory`` is RAM in bytes; CMOS and fw_cfg do not tell of the last ``concealed`` bytes of it.
     ``quantum`` is in instructions per turn; 0 stands for what suits the number of processors.
+    ``observed``: each access and invalidation can be followed (`turducken.mmu.observed`).
     """
 
     profile: Profile
@@ -65,6 +68,7 @@ class MachineOptions:
     seed: int = 0
     quantum: int = 0
     native: bool = True
+    observed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +134,8 @@ class Machine:
             mtrrs=self.mtrrs[index],
             policy=make_policy(options.tlb, options.seed, index),
             native=options.native,
-            tlb=FollowedTlb if options.tlb == Broadcast.name else Tlb,
+            tlb=FollowedTlb if options.observed or options.tlb == Broadcast.name else Tlb,
+            mmu=ObservedMmu if options.observed else Mmu,
         )
         return Processor(index, options.cpus, parts)
 
@@ -219,6 +224,11 @@ class Machine:
         self.chipset.mmio_of(processor).write(address, size, value)
 
     # Running
+
+    @property
+    def running(self) -> Processor | None:
+        """The processor whose turn it is."""
+        return self._running
 
     @property
     def instructions(self) -> int:

@@ -36,6 +36,29 @@ def _regions(size: int) -> tuple[RamRegion, ...]:
     return (low, RamRegion(Hpa(HIGH_BASE), size - LOW_LIMIT, LOW_LIMIT))
 
 
+class WriteWatch:
+    """The frames whose writes one observer wants to learn of."""
+
+    def __init__(
+        self, watches: "list[WriteWatch]", watched: set[int], observer: Callable[[int, int], None]
+    ) -> None:
+        self._watches = watches
+        self._watched = watched
+        self.observer = observer
+        self.frames: set[int] = set()
+
+    def add(self, frame: int) -> None:
+        """Learn of writes to a frame from now on."""
+        self.frames.add(frame)
+        self._watched.add(frame)
+
+    def discard(self, frame: int) -> None:
+        """Want to know no more of a frame."""
+        self.frames.discard(frame)
+        if all(frame not in one.frames for one in self._watches):
+            self._watched.discard(frame)
+
+
 class PhysicalMemory:
     """``size`` bytes of RAM (a multiple of 4 KiB), addressed by host-physical address.
 
@@ -55,17 +78,21 @@ class PhysicalMemory:
         self.words = self.bytes.cast("Q")
         self._low_size = self.regions[0].size
         self._watched: set[int] = set()
-        self._observer: Callable[[int], None] | None = None
+        self._watches: list[WriteWatch] = []
 
     @property
     def host_pointer(self) -> int:
         """The address, in this process, of the first byte of RAM (for the engine's mapping)."""
         return ctypes.addressof(ctypes.c_char.from_buffer(self._map))
 
-    def watch_writes(self, observer: Callable[[int], None] | None) -> set[int]:
-        """Let ``observer(frame)`` see writes to watched pages; return the set of frames to fill."""
-        self._observer = observer
-        return self._watched
+    def watch_writes(self, observer: Callable[[int, int], None]) -> WriteWatch:
+        """Let ``observer(address, length)`` see writes to the frames that are added to the result.
+
+        A write reaches into one frame only: longer ones are told piece by piece.
+        """
+        watch = WriteWatch(self._watches, self._watched, observer)
+        self._watches.append(watch)
+        return watch
 
     def offset_of(self, address: int) -> int | None:
         """Return where the byte at ``address`` is stored, or None if it is not RAM."""
@@ -90,7 +117,7 @@ class PhysicalMemory:
         if size == 8 and 0 <= address < self._low_size:
             self.words[address >> 3] = value
             if address >> PAGE_SHIFT in self._watched:
-                self._tell(address >> PAGE_SHIFT)
+                self._tell(address, 8)
             return
         self.write(address, value.to_bytes(size, "little"))
 
@@ -111,18 +138,15 @@ class PhysicalMemory:
         for offset, count in self._runs(address, len(data)):
             if offset is not None:
                 self.bytes[offset : offset + count] = data[done : done + count]
-                self._note(address + done, count)
+                if address + done >> PAGE_SHIFT in self._watched:
+                    self._tell(address + done, count)
             done += count
 
-    def _note(self, address: int, count: int) -> None:
-        if self._watched:
-            for frame in range(address >> PAGE_SHIFT, (address + count - 1 >> PAGE_SHIFT) + 1):
-                if frame in self._watched:
-                    self._tell(frame)
-
-    def _tell(self, frame: int) -> None:
-        if self._observer is not None:
-            self._observer(frame)
+    def _tell(self, address: int, count: int) -> None:
+        frame = address >> PAGE_SHIFT
+        for one in self._watches:
+            if frame in one.frames:
+                one.observer(address, count)
 
     def _runs(self, address: int, length: int) -> Iterator[tuple[int | None, int]]:
         """Split a range into runs inside one region (or one hole): ``(offset, count)``."""

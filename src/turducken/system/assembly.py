@@ -186,6 +186,7 @@ def _make_machine(options: SystemOptions, console: Console) -> Machine:
         seed=options.seed,
         quantum=_QUANTUM if options.cpus > 1 else _QUANTUM_ALONE,
         native=options.native,
+        observed=options.observed,
     )
     try:
         return Machine(wanted, console.put)

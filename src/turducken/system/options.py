@@ -61,6 +61,8 @@ class SystemOptions:
     """Faults to plant in L0, for tests."""
     native: bool = True
     """Whether the engine's preemption may use generated machine code; the run is the same."""
+    observed: bool = False
+    """Whether translations can be followed, as the sanitizer does; the run is the same."""
 
     def check(self) -> None:
         """Raise SetupError where there can be no such system."""

@@ -116,6 +116,10 @@ class Engine:
         self._is_entering = False
         library.flush_tlb(self._handle)
 
+    def ask(self, host: EngineHost) -> None:
+        """Ask ``host`` from now on, who stands between this engine and its processor."""
+        self._host = host
+
     def _map_memory(self) -> None:
         for region in self._memory.regions:
             self._engine.mem_map_ptr(
