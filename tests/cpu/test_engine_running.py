@@ -236,8 +236,8 @@ def test_operand_size_follows_the_code_segment(bits: int) -> None:
 
 def wrong_places() -> list[tuple[str, int]]:
     """Return constants of the layout, each moved to the next word."""
-    names = ("RIP", "_EFLAGS", "_HFLAGS", "_SEGMENTS", "_CR0", "_CR2", "_CR3", "_CR4", "_EFER")
-    return [(name, getattr(state, name) + 1) for name in (*names, "_INTERCEPTS", "_EXCEPTION")]
+    names = ("RIP", "EFLAGS", "HFLAGS", "_SEGMENTS", "_CR0", "_CR2", "_CR3", "_CR4", "_EFER")
+    return [(name, getattr(state, name) + 1) for name in (*names, "_INTERCEPTS", "EXCEPTION")]
 
 
 @pytest.fixture
@@ -276,7 +276,7 @@ def test_an_msr_elsewhere_is_refused(msr: int, monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.usefixtures("_unchecked")
 @pytest.mark.parametrize(
     "name",
-    ["_H_CS32", "_H_SS32", "_H_ADDSEG", "_H_PE", "_H_LMA", "_H_CS64", "_H_OSFXSR", "_H_SMAP"],
+    ["_H_CS32", "_H_SS32", "_H_ADDSEG", "H_PE", "H_LMA", "H_CS64", "_H_OSFXSR", "_H_SMAP"],
 )
 def test_a_wrong_bit_of_the_mode_summary_is_refused(
     name: str, monkeypatch: pytest.MonkeyPatch
@@ -287,11 +287,31 @@ def test_a_wrong_bit_of_the_mode_summary_is_refused(
 
 
 @pytest.mark.usefixtures("_unchecked")
+@pytest.mark.parametrize("name", ["CC_SOURCE", "CC_OPERATION"])
+def test_arithmetic_flags_elsewhere_are_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(selfcheck, name, getattr(state, name) - 1)
+    with pytest.raises(EngineError, match="rflags"):
+        selfcheck.check_layout()
+
+
+@pytest.mark.usefixtures("_unchecked")
+@pytest.mark.parametrize("name", ["_CPU", "_STATE"])
+def test_registers_that_are_not_found_are_refused(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = getattr(library, name)
+    for distance in (8, -8, 1 << 40):
+        monkeypatch.setattr(library, name, place + distance)
+        with pytest.raises(EngineError, match="not where expected"):
+            selfcheck.check_layout()
+
+
+@pytest.mark.usefixtures("_unchecked")
 def test_another_size_or_version_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(library, "_REFUSED_ADDRESS", library._REFUSED_ADDRESS + 8)
     with pytest.raises(EngineError, match="the refused address"):
         selfcheck.check_layout()
-    monkeypatch.setattr(selfcheck, "CONTEXT_BYTES", 1)
+    monkeypatch.setattr(selfcheck, "STATE_BYTES", 1)
     with pytest.raises(EngineError, match="the size of a context"):
         selfcheck.check_layout()
     monkeypatch.setattr(library, "SUPPORTED", (3, 0))

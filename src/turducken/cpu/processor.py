@@ -34,7 +34,7 @@ from turducken.cpu.host_image import HostImage
 from turducken.cpu.linear import LinearMemory
 from turducken.cpu.msrs import MsrFile
 from turducken.cpu.surroundings import Activity, LocalApicPort, MtrrPort, NoApic, Platform
-from turducken.cpu.vmx_operations import update_intercepts
+from turducken.cpu.vmx_operations import field_table, update_intercepts
 from turducken.memory import PhysicalMemory
 from turducken.mmu.faults import ApicAccess, Fault, PageFault
 from turducken.mmu.mmu import Mmu
@@ -123,6 +123,7 @@ class Processor:
         self.mmu = parts.mmu(parts.memory, self.tlb, parts.policy)
         self.linear = LinearMemory(self.mmu, parts.memory, self.accesses)
         self.vmx = VmxUnit(parts.capabilities, parts.memory)
+        self.engine.fields.use_table(field_table(self.vmx))
         self.cpuid = Cpuid(parts.profile, index, count)
         self.ept_features = Features(
             maxphyaddr=self.maxphyaddr,

@@ -11,7 +11,7 @@ from turducken.cpu.events import Event, EventKind
 from turducken.cpu.guest_controls import Entry, GuestControls, PinBased, Secondary
 from turducken.cpu.segment_copies import load_segments
 from turducken.cpu.surroundings import Activity
-from turducken.cpu.vmx_operations import controls_of, update_intercepts
+from turducken.cpu.vmx_operations import controls_of, update_field_access, update_intercepts
 from turducken.mmu.mmu import PageModificationLog
 from turducken.vmx import vmcs_fields as f
 from turducken.vmx.exit_reasons import ENTRY_FAILURE, ExitReason
@@ -61,6 +61,7 @@ def enter(p: "Processor", *, is_launch: bool) -> VmResult | None:
         p.mmu.pml = PageModificationLog(guest.pml_address, vmcs.read(f.PML_INDEX))
     p.state.update_mode()
     update_intercepts(p)
+    update_field_access(p)
     sync_mmu(p)
     p.attention = True
     if p.on_event is not None:

@@ -13,7 +13,7 @@ from turducken.cpu.guest_controls import Exit, PinBased, Secondary
 from turducken.cpu.host_image import host_image
 from turducken.cpu.segment_copies import save_segments
 from turducken.cpu.surroundings import Activity
-from turducken.cpu.vmx_operations import update_intercepts, vmx_abort
+from turducken.cpu.vmx_operations import update_field_access, update_intercepts, vmx_abort
 from turducken.mmu.faults import ApicAccess, EptMisconfiguration, EptViolation, Fault, PmlFull
 from turducken.vmx import vmcs_fields as f
 from turducken.vmx.exit_information import NMI_UNBLOCKING, VmxAbort
@@ -233,6 +233,7 @@ def enter_host(p: "Processor", vmcs: Vmcs, controls: int) -> None:
         p.tlb.flush_vpid(0, "VM exit")
     p.policy.crossed(p.tlb)
     if p.root is None:
+        update_field_access(p)
         load_host(p, vmcs, controls)
         if load_msrs(p, vmcs, f.EXIT_MSR_LOAD_ADDRESS, f.EXIT_MSR_LOAD_COUNT) is not None:
             vmx_abort(p, VmxAbort.LOADING_HOST_MSRS)

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from turducken.cpu.control_registers import sync_mmu
+from turducken.cpu.engine.field_access import FieldPlace, FieldTable
 from turducken.cpu.guest_controls import (
     GuestControls,
     PinBased,
@@ -19,6 +20,7 @@ from turducken.vmx.instructions import (
     INVVPID_INDIVIDUAL_ADDRESS,
     INVVPID_SINGLE_CONTEXT,
     VmResult,
+    VmxUnit,
 )
 from turducken.vmx.interface import VmStatus
 from turducken.vmx.vmcs import Vmcs
@@ -106,6 +108,36 @@ def _iret_leaves_blocking(guest: GuestControls | None) -> bool:
     if guest is None:
         return False
     return guest.pin & (PinBased.NMI_EXITING | PinBased.VIRTUAL_NMIS) == PinBased.NMI_EXITING
+
+
+def field_table(unit: VmxUnit) -> FieldTable:
+    """Return the fields of the processor's VMCSs for the engine."""
+    readable, writable = (
+        [FieldPlace(encoding, one.slot, one.mask, one.is_high) for encoding, one in some.items()]
+        for some in (unit.readable, unit.writable)
+    )
+    return FieldTable(readable, writable)
+
+
+def update_field_access(p: "Processor") -> None:
+    """Let the engine execute VMREAD and VMWRITE of the VMCS that they are about at present.
+
+    In root operation that is the current VMCS; in non-root operation with VMCS shadowing, the one
+    that the VMCS link pointer names, as far as the bitmaps let it. A TLB policy that acts whenever
+    the engine stops must see it stop.
+    """
+    current, guest = p.vmx.current, p.guest
+    if current is None or p.policy.acts_when_stopped:
+        p.engine.fields.close()
+    elif guest is None:
+        p.engine.open_fields(current.region)
+    elif guest.has_secondary(Secondary.VMCS_SHADOWING):
+        read = current.read
+        p.engine.open_fields(
+            read(f.VMCS_LINK_POINTER), (read(f.VMREAD_BITMAP), read(f.VMWRITE_BITMAP))
+        )
+    else:
+        p.engine.fields.close()
 
 
 def vmx_abort(p: "Processor", indicator: int) -> None:

@@ -80,7 +80,7 @@ class GuestVmxUnit(VmxUnit):
 
     def can_access(self, encoding: int, *, write: bool) -> bool:
         """Tell whether VMREAD or VMWRITE of an encoding works for L1."""
-        return encoding in (self._writable if write else self._readable)
+        return encoding in (self.writable if write else self.readable)
 
     def vmcs_at(self, region: int) -> Vmcs:
         """Return the VMCS in L1's memory; where L1 has no memory, one that comes to nothing."""

@@ -16,6 +16,8 @@ class TlbPolicy(Protocol):
     """Decides what is dropped although it need not be."""
 
     name: str
+    acts_when_stopped: bool
+    """`stopped` does something, so it must be called each time."""
 
     def added(self, tlb: Tlb, space: Space, address: int, mapping: Mapping) -> None:
         """A mapping was added to ``space``."""
@@ -34,6 +36,7 @@ class Keep:
     """Retain all that may be retained."""
 
     name = "keep"
+    acts_when_stopped = False
 
     def added(self, tlb: Tlb, space: Space, address: int, mapping: Mapping) -> None:
         """Keep it."""
@@ -53,6 +56,7 @@ class Drop(Keep):
     """Walk always: nothing outlives the run of instructions that needed it."""
 
     name = "drop"
+    acts_when_stopped = True
 
     def stopped(self, tlb: Tlb) -> None:
         """Drop all."""
@@ -89,6 +93,7 @@ class Random(Keep):
     """Drop everything, or one space, at moments chosen by a seeded generator."""
 
     name = "random"
+    acts_when_stopped = True
 
     def __init__(self, seed: int, *, one_in: int = 4) -> None:
         self._random = random.Random(seed)

@@ -58,19 +58,20 @@ _INVVPID_TYPES = {
 class VmxUnit:
     """One logical processor's part in VMX operation.
 
-    ``current`` is the VMCS of the current-VMCS pointer, None where that is not valid.
+    ``current`` is the VMCS of the current-VMCS pointer, None where that is not valid; ``readable``
+    and ``writable`` are the encodings that VMREAD and VMWRITE accept.
     """
 
     __slots__ = (
-        "_readable",
         "_views",
-        "_writable",
         "capabilities",
         "current",
         "cycle",
         "in_operation",
         "memory",
+        "readable",
         "vmxon_pointer",
+        "writable",
     )
 
     def __init__(self, capabilities: Capabilities, memory: Memory) -> None:
@@ -82,8 +83,8 @@ class VmxUnit:
         self.cycle = 0
         """Counts VMXONs, for error 6."""
         self._views: dict[int, Vmcs] = {}
-        self._readable = capabilities.accesses
-        self._writable = {
+        self.readable = capabilities.accesses
+        self.writable = {
             encoding: access
             for encoding, access in capabilities.accesses.items()
             if capabilities.writable_exit_information or not access.field.is_read_only
@@ -189,7 +190,7 @@ class VmxUnit:
         current = self.current
         if current is None:
             return FAIL_INVALID
-        access = self._readable.get(encoding)
+        access = self.readable.get(encoding)
         if access is None:
             return self.fail(InstructionError.UNSUPPORTED_COMPONENT)
         if access.is_high:
@@ -201,7 +202,7 @@ class VmxUnit:
         current = self.current
         if current is None:
             return FAIL_INVALID
-        access = self._writable.get(encoding)
+        access = self.writable.get(encoding)
         if access is None:
             return self.fail(self._write_error(encoding))
         if access.is_high:
@@ -211,7 +212,7 @@ class VmxUnit:
         return SUCCEED
 
     def _write_error(self, encoding: int) -> InstructionError:
-        if encoding in self._readable:
+        if encoding in self.readable:
             return InstructionError.VMWRITE_READ_ONLY
         return InstructionError.UNSUPPORTED_COMPONENT
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from turducken.cpu.engine import library
+from turducken.cpu.engine.native import generate
 
 _SLOTS = 1 << 16
 _BUDGET, _STOP, _SLOW, _TABLE = 0, 1, 2, 4
@@ -57,27 +58,6 @@ stop:
 }}
 """
 
-_native: list[Any] = []
-
-
-def _native_hook() -> int | None:
-    """Return the address of the generated function, or None where generation is not possible."""
-    if not _native:
-        try:
-            from llvmlite import binding
-
-            binding.initialize_native_target()
-            binding.initialize_native_asmprinter()
-            machine = binding.Target.from_default_triple().create_target_machine(opt=2)
-            compiled = binding.create_mcjit_compiler(binding.parse_assembly(_CODE), machine)
-            compiled.finalize_object()
-        except (ImportError, OSError, RuntimeError):
-            _native.extend([None, None])
-        else:
-            _native.extend([compiled.get_function_address("block"), compiled])
-    address: int | None = _native[0]
-    return address
-
 
 class Budget:
     """How many instructions the engine may still begin, counted per block.
@@ -98,7 +78,7 @@ class Budget:
         self.words[_STOP] = library.emu_stop_address
         self.words[_SLOW] = ctypes.cast(self._slow, ctypes.c_void_p).value or 0
         self._fallback = library.BLOCK_HOOK(self._count_block)
-        self.hook = (_native_hook() if native else None) or self._fallback
+        self.hook: Any = (generate("block", _CODE) if native else None) or self._fallback
         self.data = ctypes.addressof(self._data)
 
     @property

@@ -9,9 +9,10 @@ from unicorn import unicorn_const, x86_const
 from turducken.address import PAGE_SIZE
 from turducken.cpu.engine import library
 from turducken.cpu.engine.budget import Budget
+from turducken.cpu.engine.field_access import FieldAccess
 from turducken.cpu.engine.guestmode import enter_guest_mode
 from turducken.cpu.engine.selfcheck import check_layout
-from turducken.cpu.engine.state import RIP, State
+from turducken.cpu.engine.state import RIP, Checkpoint, State
 from turducken.memory import PhysicalMemory
 
 _DEVICE_WINDOW = 1 << 46
@@ -94,6 +95,7 @@ class Engine:
         check_layout()
         self._engine, self._handle = library.open_engine()
         self._memory = memory
+        self._ram = memory.host_pointer
         self._host = host
         self._trap = 0
         self._aborted = False
@@ -110,6 +112,10 @@ class Engine:
         self._map_memory()
         self._budget = Budget(self._handle, self._new_block, native=native)
         self.state = State(self._handle)
+        self._checkpoint = Checkpoint(self._handle)
+        self.fields = FieldAccess(
+            self.state.address, self._budget.data, self._on_interrupt, native=native
+        )
         self._add_hooks()
         self._budget.left = 1 << 62
         enter_guest_mode(self._engine, self._handle, self.state)
@@ -126,7 +132,7 @@ class Engine:
                 region.base,
                 region.size,
                 unicorn_const.UC_PROT_ALL,
-                self._memory.host_pointer + region.offset,
+                self._ram + region.offset,
             )
         self._mmio = (
             library.MMIO_READ_HOOK(self._on_mmio_read),
@@ -136,15 +142,13 @@ class Engine:
         library.mmio_map(self._handle, _DEVICE_WINDOW, _DEVICE_WINDOW, read, None, write, None)
 
     def _add_hooks(self) -> None:
-        self._hooks = (
-            (unicorn_const.UC_HOOK_INTR, library.INTERRUPT_HOOK(self._on_interrupt)),
-            (unicorn_const.UC_HOOK_TLB_FILL, library.FILL_HOOK(self._on_fill)),
-        )
-        for kind, callback in self._hooks:
-            library.add_hook(self._handle, kind, callback)
-        library.add_hook(
-            self._handle, unicorn_const.UC_HOOK_BLOCK, self._budget.hook, self._budget.data
-        )
+        self._fill = library.FILL_HOOK(self._on_fill)
+        library.add_hook(self._handle, unicorn_const.UC_HOOK_TLB_FILL, self._fill)
+        for kind, owner in (
+            (unicorn_const.UC_HOOK_INTR, self.fields),
+            (unicorn_const.UC_HOOK_BLOCK, self._budget),
+        ):
+            library.add_hook(self._handle, kind, owner.hook, owner.data)
         self._in = library.IN_HOOK(self._on_in)
         self._out = library.OUT_HOOK(self._on_out)
         library.add_instruction_hook(self._handle, x86_const.UC_X86_INS_IN, self._in)
@@ -158,6 +162,7 @@ class Engine:
         limit = self._budget
         self._can_step = False
         limit.left = self._running_budget = budget
+        self.fields.allow()
         trap = self._run(0)
         self.executed += budget - limit.left
         self._running_budget = limit.left
@@ -171,6 +176,7 @@ class Engine:
             library.flush_code(self._handle)
             self._can_step = True
         self._is_stepping = True
+        self.fields.forbid()
         begin = self.state.rip
         trap = self._run(1)
         if self.state.rip != begin and not _is_after_instruction(trap):
@@ -206,12 +212,10 @@ class Engine:
         state.forget_exception()
         self._trap = Trap.BUDGET
         self._aborted = False
-        library.context_restore(handle, state.context)
         library.emu_start(handle, state.words[RIP], 0, 0, count)
         if self._aborted:
             self.flush_tlb()
-        else:
-            library.context_save(handle, state.context)
+            self._checkpoint.restore()
         if self._error is not None:
             error, self._error = self._error, None
             raise error
@@ -221,6 +225,7 @@ class Engine:
         """Make every access ask `EngineHost.fill` again."""
         self.fetched.clear()
         self._granted.clear()
+        self.fields.forget_code()
         library.flush_tlb(self._handle)
 
     def flush_code(self) -> None:
@@ -239,8 +244,7 @@ class Engine:
         The registers are saved as they are now, and every memory access of the rest of the block
         stops the engine, because no translation succeeds any more.
         """
-        library.context_save(self._handle, self.state.context)
-        self.state.resolve_flags()
+        self._checkpoint.take()
         self._aborted = True
         self.flush_tlb()
         self._stop(trap)
@@ -268,7 +272,6 @@ class Engine:
             return True
         target = None
         if not self._aborted:
-            library.context_save(self._handle, self.state.context)
             # The engine's own TLB forgets when it likes; what it was told since it was last flushed
             # holds, so that its memory has no influence on the run.
             key = self.state.access_key(page)
@@ -290,16 +293,34 @@ class Engine:
             target = _DEVICE_WINDOW + min(target, _DEVICE_WINDOW - PAGE_SIZE)
         elif kind == FETCH:
             self.fetched[page] = target
+            self.fields.remember_code(page, self._host_address(target))
         if before is not None and before[0] == target:
             grant |= before[1]
         self._granted[key] = (target, grant)
         result[0], result[1] = target, grant
+        if self.is_stale or self.is_code_stale:
+            self.fields.forbid()
         return True
 
+    def _host_address(self, place: int) -> int:
+        """Return where the RAM at host-physical ``place`` is in this process."""
+        offset = self._memory.offset_of(place)
+        assert offset is not None
+        return self._ram + offset
+
+    def open_fields(self, region: int, bitmaps: tuple[int, int] | None = None) -> None:
+        """Let code access the VMCS at host-physical ``region``: see `FieldAccess.open`."""
+        places = (region, *(bitmaps or ()))
+        if all(self._memory.is_ram(one, PAGE_SIZE) for one in places):
+            host = [self._host_address(one) for one in places]
+            self.fields.open(host[0], (host[1], host[2]) if bitmaps else None)
+        else:
+            self.fields.close()
+
     def _on_in(self, _engine: int, port: int, size: int, _data: int) -> int:
+        self.fields.forbid()
         if self._aborted:
             return 0
-        library.context_save(self._handle, self.state.context)
         try:
             value = self._host.port_in(port, size)
         except BaseException as error:
@@ -311,9 +332,9 @@ class Engine:
         return value
 
     def _on_out(self, _engine: int, port: int, size: int, value: int, _data: int) -> None:
+        self.fields.forbid()
         if self._aborted:
             return
-        library.context_save(self._handle, self.state.context)
         try:
             if not self._host.port_out(port, size, value):
                 self._abort(Trap.IO)
@@ -321,6 +342,7 @@ class Engine:
             self._fail(error)
 
     def _on_mmio_read(self, _engine: int, offset: int, size: int, _data: int) -> int:
+        self.fields.forbid()
         try:
             return self._host.mmio_read(offset, size)
         except BaseException as error:
@@ -328,6 +350,7 @@ class Engine:
             return 0
 
     def _on_mmio_write(self, _engine: int, offset: int, size: int, value: int, _data: int) -> None:
+        self.fields.forbid()
         try:
             self._host.mmio_write(offset, size, value)
         except BaseException as error:
@@ -337,13 +360,14 @@ class Engine:
         """Count a block's instructions; stop before it, uncounted, if it is not for the engine."""
         if self._is_entering or self._aborted or self._is_stepping:
             return None
-        library.context_save(self._handle, self.state.context)
         try:
             if self._host.is_special(address, size):
                 self._stop(Trap.SPECIAL)
                 return None
         except BaseException as error:
             self._fail(error)
+        if self.is_stale or self.is_code_stale:
+            self.fields.forbid()
         return library.block_instructions(self._handle, address)
 
 

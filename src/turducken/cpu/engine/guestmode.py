@@ -58,6 +58,5 @@ def enter_guest_mode(engine: Uc, handle: int, state: State) -> None:
     engine.reg_write(x86_const.UC_X86_REG_RAX, _VMCB)
     engine.reg_write(x86_const.UC_X86_REG_CR4, 0x20)
     library.emu_start(handle, _STUB, 0, 0, 0)
-    library.context_save(handle, state.context)
     if state.rip != _STUB + len(_VMRUN):
         raise library.EngineError("the engine does not enter SVM guest mode")

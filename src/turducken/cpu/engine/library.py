@@ -5,6 +5,7 @@ with fixed signatures. Everything that is not hot goes through the binding.
 """
 
 import ctypes
+from collections.abc import Callable
 from ctypes import CFUNCTYPE, POINTER, c_bool, c_int, c_int32, c_size_t, c_uint32, c_uint64
 from ctypes import c_uint as c_unsigned
 from ctypes import c_void_p as ptr
@@ -104,7 +105,24 @@ def refused_address(handle: int) -> int:
 
     The place in the engine's own record is private; `turducken.cpu.engine.selfcheck` checks it.
     """
-    return c_uint64.from_address(handle + _REFUSED_ADDRESS).value
+    return _word(handle + _REFUSED_ADDRESS)
+
+
+def _word(address: int) -> int:
+    return c_uint64.from_address(address).value
+
+
+_CPU, _STATE = 440, 296
+"""Where an engine points to its CPU, and that to its registers."""
+
+
+def state_address(handle: int, read: Callable[[int], int] = _word) -> int:
+    """Return where the registers are: what `context_save` copies from there on.
+
+    The places of both pointers are private; `turducken.cpu.engine.selfcheck` checks them, with a
+    ``read`` that fails where nothing is.
+    """
+    return read(read(handle + _CPU) + _STATE)
 
 
 def add_hook(handle: int, kind: int, callback: Any, data: int | None = None) -> None:

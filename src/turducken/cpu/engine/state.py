@@ -1,8 +1,7 @@
-"""The engine's processor state: one saved context, addressed as 64-bit words.
+"""The engine's processor state, addressed in place as 64-bit words.
 
-Between runs, this is the processor's register file: everything is read and written in place, and a
-run begins by restoring the context and ends by saving it. The layout is private to the engine's
-build; `turducken.cpu.engine.selfcheck` compares it with the build at start-up.
+Between runs, this is the processor's register file. The layout is private to the engine's build;
+`turducken.cpu.engine.selfcheck` compares it with the build at start-up.
 """
 
 import ctypes
@@ -15,16 +14,22 @@ from turducken.arch.registers import CR0, CR4, EFER, RFLAGS
 from turducken.cpu.engine import library
 
 HEADER_BYTES = 40
-CONTEXT_BYTES = 5568
+STATE_BYTES = 5568
+"""What a saved context begins with, and what follows: all that `State` is about."""
 
 RIP = 16
-_EFLAGS = 17
-_HFLAGS = 22
+EFLAGS = 17
+CC_SOURCE = 19
+CC_OPERATION = 21
+CC_OP_EFLAGS = 1
+"""The low half of `CC_OPERATION` in the middle of a run, if the flags are in `CC_SOURCE`."""
+HFLAGS = 22
 _SEGMENTS = 23
+CS_BASE = _SEGMENTS + 3 + 1
 _CR0, _CR2, _CR3, _CR4 = 53, 55, 56, 57
 _EFER = 74
 _INTERCEPTS = 690
-_EXCEPTION = 673
+EXCEPTION = 673
 """Error code (low half) and a flag that the engine must not see set (high half)."""
 
 MSR_WORDS = {
@@ -41,11 +46,11 @@ MSR_WORDS = {
 """MSRs that instructions run by the engine itself use (SYSCALL, SWAPGS, RDTSCP ...)."""
 
 # The engine's summary of mode and segments ("hflags"), which must agree with the registers.
-_H_CPL = 3
+H_CPL = 3
 H_SHADOW = 1 << 3
-_H_CS32, _H_SS32, _H_ADDSEG, _H_PE = 1 << 4, 1 << 5, 1 << 6, 1 << 7
+_H_CS32, _H_SS32, _H_ADDSEG, H_PE = 1 << 4, 1 << 5, 1 << 6, 1 << 7
 _H_FPU_SHIFT = 8
-_H_LMA, _H_CS64 = 1 << 14, 1 << 15
+H_LMA, H_CS64 = 1 << 14, 1 << 15
 _H_SVME, _H_GUEST = 1 << 20, 1 << 21
 _H_OSFXSR, _H_SMAP = 1 << 22, 1 << 23
 
@@ -94,17 +99,12 @@ class State:
     """The registers of one processor."""
 
     def __init__(self, handle: int) -> None:
-        pointer = ctypes.c_void_p()
-        library.context_alloc(handle, ctypes.byref(pointer))
-        assert pointer.value is not None
-        self.context = pointer.value
-        raw = (ctypes.c_char * (HEADER_BYTES + CONTEXT_BYTES)).from_address(pointer.value)
-        self.words = memoryview(raw).cast("B")[HEADER_BYTES:].cast("Q")
+        self.address = library.state_address(handle)
+        raw = (ctypes.c_char * STATE_BYTES).from_address(self.address)
+        self.words = memoryview(raw).cast("B").cast("Q")
         self.gpr = self.words[:16]
         self._segments = self.words[_SEGMENTS : _SEGMENTS + 3 * 8]
         self._segment_bytes = self._segments.cast("B")
-        self._flags = ctypes.c_uint64()
-        self._flags_pointer = ctypes.addressof(self._flags)
 
     @property
     def rip(self) -> int:
@@ -118,20 +118,11 @@ class State:
     @property
     def rflags(self) -> int:
         """RFLAGS (while the engine runs, the arithmetic flags and DF are stale)."""
-        return self.words[_EFLAGS]
+        return self.words[EFLAGS]
 
     @rflags.setter
     def rflags(self, value: int) -> None:
-        self.words[_EFLAGS] = value & 0xFFFF_FFFF | 2
-
-    def resolve_flags(self) -> None:
-        """Compute the arithmetic flags and DF of a context that was saved in the middle of a run.
-
-        The engine keeps them apart while it runs; it takes them from here when a run begins, and
-        puts them back when one ends.
-        """
-        library.context_reg_read(self.context, x86_const.UC_X86_REG_RFLAGS, self._flags_pointer)
-        self.words[_EFLAGS] = self._flags.value
+        self.words[EFLAGS] = value & 0xFFFF_FFFF | 2
 
     @property
     def cr0(self) -> int:
@@ -181,59 +172,59 @@ class State:
     @property
     def cpl(self) -> int:
         """The current privilege level."""
-        return self.words[_HFLAGS] & _H_CPL
+        return self.words[HFLAGS] & H_CPL
 
     @cpl.setter
     def cpl(self, value: int) -> None:
-        self.words[_HFLAGS] = self.words[_HFLAGS] & ~_H_CPL | value
+        self.words[HFLAGS] = self.words[HFLAGS] & ~H_CPL | value
 
     @property
     def mode_summary(self) -> int:
         """What `update_mode` keeps true."""
-        return self.words[_HFLAGS] & 0xFFFF_FFFF
+        return self.words[HFLAGS] & 0xFFFF_FFFF
 
     @property
     def is_64bit(self) -> bool:
         """In 64-bit mode (IA-32e mode with CS.L = 1)."""
-        return bool(self.words[_HFLAGS] & _H_CS64)
+        return bool(self.words[HFLAGS] & H_CS64)
 
     @property
     def is_32bit_code(self) -> bool:
         """CS.D = 1 (false in 64-bit mode as CS.D is 0 there)."""
-        return bool(self.words[_HFLAGS] & _H_CS32) and not self.is_64bit
+        return bool(self.words[HFLAGS] & _H_CS32) and not self.is_64bit
 
     @property
     def in_shadow(self) -> bool:
         """Interrupts are blocked for one instruction (STI, MOV SS, POP SS)."""
-        return bool(self.words[_HFLAGS] & H_SHADOW)
+        return bool(self.words[HFLAGS] & H_SHADOW)
 
     @in_shadow.setter
     def in_shadow(self, value: bool) -> None:
-        self.words[_HFLAGS] = self.words[_HFLAGS] & ~H_SHADOW | (H_SHADOW if value else 0)
+        self.words[HFLAGS] = self.words[HFLAGS] & ~H_SHADOW | (H_SHADOW if value else 0)
 
     @property
     def error_code(self) -> int:
         """The error code of the exception that the engine stopped at."""
-        return self.words[_EXCEPTION] & 0xFFFF_FFFF
+        return self.words[EXCEPTION] & 0xFFFF_FFFF
 
     def advance(self, length: int) -> int:
         """Move RIP behind an instruction and end the interrupt shadow; return RFLAGS."""
         words = self.words
-        summary = words[_HFLAGS]
+        summary = words[HFLAGS]
         rip = words[RIP] + length
-        words[RIP] = rip & (0xFFFF_FFFF_FFFF_FFFF if summary & _H_CS64 else 0xFFFF_FFFF)
+        words[RIP] = rip & (0xFFFF_FFFF_FFFF_FFFF if summary & H_CS64 else 0xFFFF_FFFF)
         if summary & H_SHADOW:
-            words[_HFLAGS] = summary & ~H_SHADOW
-        return words[_EFLAGS]
+            words[HFLAGS] = summary & ~H_SHADOW
+        return words[EFLAGS]
 
     def access_key(self, page: int) -> int:
         """Return ``page`` joined with what else the engine tells its translations apart by."""
         words = self.words
-        return page | words[_HFLAGS] & _H_CPL | words[_EFLAGS] >> 16 & 4
+        return page | words[HFLAGS] & H_CPL | words[EFLAGS] >> 16 & 4
 
     def forget_exception(self) -> None:
         """Clear what the engine would otherwise carry over from the last exception."""
-        self.words[_EXCEPTION] = 0
+        self.words[EXCEPTION] = 0
 
     @property
     def intercepts(self) -> int:
@@ -300,8 +291,8 @@ class State:
         """
         words = self.words
         cr0, cr4 = words[_CR0], words[_CR4]
-        level = words[_HFLAGS] & _H_CPL if cpl is None else cpl
-        flags = level | words[_HFLAGS] & H_SHADOW | _H_SVME | _H_GUEST
+        level = words[HFLAGS] & H_CPL if cpl is None else cpl
+        flags = level | words[HFLAGS] & H_SHADOW | _H_SVME | _H_GUEST
         flags |= (cr0 & _FPU_BITS) << _H_FPU_SHIFT
         if cr4 & _OSFXSR:
             flags |= _H_OSFXSR
@@ -309,25 +300,54 @@ class State:
             flags |= _H_SMAP
         code = self._descriptor(SegmentIndex.CS)
         if cr0 & _PE:
-            flags |= _H_PE
+            flags |= H_PE
         if words[_EFER] & _LMA:
-            flags |= _H_LMA
+            flags |= H_LMA
             if code >> 21 & 1:
-                flags |= _H_CS64
-        if code >> 22 & 1 or flags & _H_CS64:
+                flags |= H_CS64
+        if code >> 22 & 1 or flags & H_CS64:
             flags |= _H_CS32
-        if self._descriptor(SegmentIndex.SS) >> 22 & 1 or flags & _H_CS64:
+        if self._descriptor(SegmentIndex.SS) >> 22 & 1 or flags & H_CS64:
             flags |= _H_SS32
-        if not flags & _H_CS64 and self._needs_bases(cr0, flags):
+        if not flags & H_CS64 and self._needs_bases(cr0, flags):
             flags |= _H_ADDSEG
-        words[_HFLAGS] = flags | words[_HFLAGS] & ~0xFFFF_FFFF
+        words[HFLAGS] = flags | words[HFLAGS] & ~0xFFFF_FFFF
 
     def _descriptor(self, index: int) -> int:
         return self.words[_SEGMENTS + 3 * index + 2] >> 32
 
     def _needs_bases(self, cr0: int, flags: int) -> bool:
-        if not cr0 & _PE or self.words[_EFLAGS] & _VM or not flags & _H_CS32:
+        if not cr0 & _PE or self.words[EFLAGS] & _VM or not flags & _H_CS32:
             return True
         return any(
             self.segment_base(one) for one in (SegmentIndex.DS, SegmentIndex.ES, SegmentIndex.SS)
         )
+
+
+class Checkpoint:
+    """The registers as they are at a moment in the middle of a run, to go back to after it."""
+
+    def __init__(self, handle: int) -> None:
+        self._handle = handle
+        pointer = ctypes.c_void_p()
+        library.context_alloc(handle, ctypes.byref(pointer))
+        assert pointer.value is not None
+        self._context = pointer.value
+        raw = (ctypes.c_char * (HEADER_BYTES + STATE_BYTES)).from_address(pointer.value)
+        self.words = memoryview(raw).cast("B")[HEADER_BYTES:].cast("Q")
+        self._flags = ctypes.c_uint64()
+        self._flags_pointer = ctypes.addressof(self._flags)
+
+    def take(self) -> None:
+        """Remember the registers.
+
+        The engine keeps the arithmetic flags and DF apart while it runs; it takes them from RFLAGS
+        when a run begins, and puts them back there when one ends.
+        """
+        library.context_save(self._handle, self._context)
+        library.context_reg_read(self._context, x86_const.UC_X86_REG_RFLAGS, self._flags_pointer)
+        self.words[EFLAGS] = self._flags.value
+
+    def restore(self) -> None:
+        """Go back."""
+        library.context_restore(self._handle, self._context)

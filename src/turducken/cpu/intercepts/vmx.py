@@ -18,7 +18,12 @@ from turducken.cpu.decoder import (
 )
 from turducken.cpu.intercepts.operands import field_access_information, instruction_information
 from turducken.cpu.intercepts.system import displacement
-from turducken.cpu.vmx_operations import invalidate_ept, invalidate_vpid, switch_ept
+from turducken.cpu.vmx_operations import (
+    invalidate_ept,
+    invalidate_vpid,
+    switch_ept,
+    update_field_access,
+)
 from turducken.vmx import vmcs_fields as f
 from turducken.vmx.gates import Instruction as Vmx
 from turducken.vmx.gates import Mode, Outcome, find_gate
@@ -136,6 +141,7 @@ def _with_pointer(vmx: Vmx) -> "Callable[[Processor, Instruction], None]":
             Vmx.VMPTRLD: p.vmx.vmptrld,
         }[vmx]
         finish(p, execute(pointer), instruction.len)
+        update_field_access(p)
 
     return operation
 
@@ -161,6 +167,7 @@ def _store(p: "Processor", instruction: Instruction, value: int, size: int) -> b
 def _vmxoff(p: "Processor", instruction: Instruction) -> None:
     if _passes(p, Vmx.VMXOFF, instruction):
         result = p.vmx.vmxoff()
+        update_field_access(p)
         p.attention = True  # an INIT that was blocked is not any more
         finish(p, result, instruction.len)
 
