@@ -1,0 +1,5 @@
+"""``python -m turducken.cli.pt``."""
+
+from turducken.cli.pt import app
+
+app()

@@ -1,0 +1,177 @@
+"""What all commands of ``turducken pt`` share: the source, how it is read, how they print."""
+
+import functools
+import inspect
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console, RenderableType
+
+from turducken.inspect import records
+from turducken.inspect.chain import Stage
+from turducken.inspect.errors import InspectError
+from turducken.inspect.opening import SOURCE_HELP, AnySource, Reading, open_source
+from turducken.memory import MemoryHoleError
+from turducken.paging.encode import CannotEncodeError
+from turducken.paging.table import OutOfTablesError
+
+app = typer.Typer(
+    help="Look at page tables and EPTs, in dumps and stopped machines.", no_args_is_help=True
+)
+
+BAD_USAGE = 2
+_USER_ERRORS = (InspectError, CannotEncodeError, OutOfTablesError, OSError)
+
+Via = Annotated[
+    str,
+    typer.Option(
+        "--via",
+        metavar="NAME[:FORMAT][=VALUE],...",
+        help="The translations, inner to outer: cr3=0x1000,ept12=0x201e,ept01=0x301e. "
+        "Names that a snapshot knows need no value.",
+    ),
+]
+Limit = Annotated[int, typer.Option("--limit", min=1, help="Show at most this many rows.")]
+Regions = list[str] | None
+Ram = Annotated[
+    Regions,
+    typer.Option("--ram", metavar="FIRST-END", help="Where there is RAM (default: the source)."),
+]
+Hypervisor = Annotated[
+    Regions,
+    typer.Option("--hypervisor", metavar="FIRST-END", help="Memory that nobody may reach."),
+]
+Ept01 = Annotated[str, typer.Option("--ept01", help="EPTP of EPT01, or the source's name of it.")]
+Ept12 = Annotated[str, typer.Option("--ept12", help="EPTP of EPT12, which is in L1's memory.")]
+Ept02 = Annotated[str, typer.Option("--ept02", help="EPTP of EPT02, the shadow.")]
+Output = Annotated[Path, typer.Argument(metavar="OUTPUT", help="The file to write.")]
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """An open source, and how a command was asked to read it and to print."""
+
+    source: AnySource
+    reading: Reading
+    as_json: bool
+
+    def stages(self, via: str, option: str = "--via") -> list[Stage]:
+        """Return the stages of a chain that must not be empty."""
+        stages = self.reading.chain(via, self.source)
+        if not stages:
+            known = ", ".join(sorted(self.source.roots))
+            there = f" (the source knows {known})" if known else ""
+            raise InspectError(f"{option} is missing: which table?{there}")
+        return stages
+
+    def shadow(self, values: Sequence[str]) -> list[Stage]:
+        """Return EPT01, EPT12 and EPT02, given as values or by a source's names."""
+        if not all(values):
+            raise InspectError("a shadow takes --ept01, --ept12 and --ept02, all three")
+        stages = []
+        for name, value in zip(("ept01", "ept12", "ept02"), values, strict=True):
+            text = f"{name}={value}" if value[0].isdigit() else f"{value}:ept"
+            (stage,) = self.reading.chain(text, self.source)
+            stages.append(replace(stage, name=name))
+        return stages
+
+    def show(self, record: records.Record, *views: RenderableType) -> None:
+        """Print a result, and warnings about the source."""
+        print_result(record, views, as_json=self.as_json)
+        for warning in self.source.warnings:
+            print(f"warning: {warning}", file=sys.stderr)
+
+
+def print_result(
+    record: records.Record, views: tuple[RenderableType, ...], *, as_json: bool
+) -> None:
+    """Print a result as JSON, or for people."""
+    if as_json:
+        print(json.dumps(record, indent=2))
+        return
+    # Not cut to 80 columns where nobody's terminal is.
+    console = Console() if sys.stdout.isatty() else Console(width=240)
+    for view in views:
+        console.print(view)
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Turn what a user did wrong into one line on stderr and the status for it."""
+    try:
+        yield
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader has seen enough
+        raise typer.Exit(0) from None
+    except MemoryHoleError as hole:
+        _fail(f"the source has no memory at {hole.address:#x}")
+    except _USER_ERRORS as error:
+        _fail(str(error))
+
+
+def _fail(message: str) -> None:
+    print(f"turducken pt: {message}", file=sys.stderr)
+    raise typer.Exit(BAD_USAGE)
+
+
+def _reads_source(
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help=SOURCE_HELP)],
+    base: Annotated[str, typer.Option("--base", help="A raw dump's first address.")] = "0",
+    paging: Annotated[
+        str, typer.Option("--paging", help="How cr3 is read: 4-level, 5-level, pae, 32-bit.")
+    ] = "4-level",
+    maxphyaddr: Annotated[
+        int | None,
+        typer.Option("--maxphyaddr", help="Physical-address bits (default: snapshot's, or 52)."),
+    ] = None,
+    pat: Annotated[str | None, typer.Option("--pat", help="IA32_PAT, if not as at reset.")] = None,
+    no_execute_only: Annotated[
+        bool, typer.Option("--no-execute-only", help="The processor has no execute-only pages.")
+    ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Let a gdb remote run on afterwards.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Hold the parameters that every command with a source has; see `command`."""
+
+
+def command(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Register a command: it gets a `Session` for its source, and the shared options."""
+    shared = inspect.signature(_reads_source).parameters
+    first, options = shared["source"], [one for key, one in shared.items() if key != "source"]
+
+    def register(function: Callable[..., None]) -> Callable[..., None]:
+        own = list(inspect.signature(function).parameters.values())[1:]
+        required = [one for one in own if one.default is one.empty]
+        optional = [one for one in own if one.default is not one.empty]
+        parameters = [first, *required, *optional, *options]
+
+        @functools.wraps(function)
+        def run(**values: Any) -> None:
+            mine = {one.name: values[one.name] for one in own}
+            reading = Reading(
+                paging=values["paging"],
+                maxphyaddr=values["maxphyaddr"],
+                pat=values["pat"],
+                no_execute_only=values["no_execute_only"],
+            )
+            with (
+                one_line_errors(),
+                open_source(
+                    values["source"], base=values["base"], resume=values["resume"]
+                ) as source,
+            ):
+                function(Session(source, reading, values["as_json"]), **mine)
+
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {one.name: one.annotation for one in parameters}
+        return app.command(name)(run)
+
+    return register
