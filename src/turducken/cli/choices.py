@@ -8,6 +8,7 @@ from typing import Annotated, cast
 import typer
 
 from turducken.address import PAGE_SIZE
+from turducken.apps import BUILT_IN, parse_request
 from turducken.cli.errors import InputError
 from turducken.hypervisor import POLICIES as SHADOW_POLICIES
 from turducken.hypervisor import ShadowPolicyName
@@ -94,6 +95,16 @@ Shadow = Annotated[
         help=f"How our hypervisor keeps EPT02: {', '.join(SHADOW_POLICIES)}.",
     ),
 ]
+Apps = Annotated[
+    list[str],
+    typer.Option(
+        "--app",
+        metavar="NAME[:OPTIONS]",
+        rich_help_panel=_MACHINE,
+        help=f"An application on our hypervisor: {', '.join(BUILT_IN)}, or the path of a Python "
+        "file; OPTIONS as key=value,... Repeatable.",
+    ),
+]
 Watch = Annotated[
     list[str],
     typer.Option(
@@ -141,6 +152,7 @@ class SystemChoices:
     shadow: str = "cached"
     seed: int = 0
     watch: tuple[str, ...] = ()
+    apps: tuple[str, ...] = ()
 
     def resolve(self) -> SystemOptions:
         """Read the files; raise what `turducken.cli.errors.is_users` knows."""
@@ -156,6 +168,7 @@ class SystemChoices:
             shadow=cast(ShadowPolicyName, self.shadow),  # checked below
             seed=self.seed,
             watch=[_address(one) for one in self.watch] or NOTED_ADDRESSES,
+            apps=[parse_request(one) for one in self.apps],
         )
         options.check()
         return options

@@ -1,5 +1,6 @@
 """Which exceptions are the user's mistakes, and how they are told."""
 
+from turducken.apps import AppError
 from turducken.cpu.engine.library import EngineError
 from turducken.machine.boot import ImageError
 from turducken.system import SetupError
@@ -17,7 +18,7 @@ class Interrupted(Exception):  # noqa: N818 - it is no error
     """The user pressed the interrupt key."""
 
 
-_USERS = (InputError, ImageError, SetupError, ProfileError, EngineError)
+_USERS = (InputError, AppError, ImageError, SetupError, ProfileError, EngineError)
 
 
 def is_users(error: Exception) -> bool:

@@ -73,6 +73,7 @@ def run(
     tlb: choices.Tlb = "keep",
     shadow: choices.Shadow = "cached",
     seed: choices.Seed = 0,
+    app: choices.Apps = [],  # noqa: B006 - Typer copies it
     until: choices.Until = None,
     fail_on: choices.FailOn = None,
     max_instructions: choices.MaxInstructions = None,
@@ -84,7 +85,18 @@ def run(
 ) -> int:
     """Run an image on the machine."""
     chosen = choices.SystemChoices(
-        image, mode, cpus, memory, cmdline, tuple(module), profile, tlb, shadow, seed, tuple(watch)
+        image,
+        mode,
+        cpus,
+        memory,
+        cmdline,
+        tuple(module),
+        profile,
+        tlb,
+        shadow,
+        seed,
+        tuple(watch),
+        tuple(app),
     )
     stops = choices.make_stops(until, fail_on, max_instructions)
     if console == json == STDOUT:

@@ -8,9 +8,10 @@ not do there is refused here too.
 from typing import TYPE_CHECKING
 
 from turducken.address import PAGE_SIZE, Gpa1, Gpa2, is_canonical
+from turducken.hypervisor.ept01 import WITHHELD
 from turducken.hypervisor.linear import LinearMemory, PageFault
 from turducken.hypervisor.operands import is_64bit_mode
-from turducken.hypervisor.shadow.compose import Filled
+from turducken.hypervisor.shadow.compose import Denied01, Filled
 from turducken.vmx import vmcs_fields as f
 
 if TYPE_CHECKING:
@@ -29,15 +30,22 @@ class L2Memory:
         self._vcpu = vcpu
         self._context = context
 
-    def translate(self, gpa2: int, access: int) -> Gpa1 | None:
-        """Return where ``gpa2`` leads, if EPT12 and EPT01 allow the access."""
+    def locate(self, gpa2: int, access: int) -> Gpa1 | None:
+        """Return where ``gpa2`` leads, if EPT12 allows the access; whatever EPT01 says."""
         root12 = self._context.root12
         if root12 is None:
-            return _through_ept01(self._vcpu, gpa2, access)
+            return Gpa1(gpa2)
         found = self._vcpu.composer.compose(root12.view, root12.eptp, Gpa2(gpa2), access)
+        if isinstance(found, Denied01):
+            return Gpa1(found.gpa1)
         if not isinstance(found, Filled):
             return None
         return Gpa1(found.gpa1 | gpa2 & (1 << found.shift) - 1)
+
+    def translate(self, gpa2: int, access: int) -> Gpa1 | None:
+        """Return where ``gpa2`` leads, if EPT12 and EPT01 allow the access."""
+        gpa1 = self.locate(gpa2, access)
+        return gpa1 if gpa1 is not None and _allowed(self._vcpu, gpa1, access) else None
 
     def load(self, address: int, size: int) -> int | None:
         """Return the naturally aligned word of ``size`` bytes at a Gpa2."""
@@ -91,15 +99,20 @@ class CurrentGuest:
 
     def translate(self, linear: int, *, write: bool) -> Gpa1 | None:
         """Return where a linear address leads that user mode may read (and write)."""
+        gpa1 = self.locate(linear, write=write)
+        access = _READ | (_WRITE if write else 0)
+        return gpa1 if gpa1 is not None and _allowed(self._vcpu, gpa1, access) else None
+
+    def locate(self, linear: int, *, write: bool) -> Gpa1 | None:
+        """Return where the guest's own tables (and EPT12) lead; whatever EPT01 says."""
         if not (is_canonical(linear) if self.is_64bit else 0 <= linear <= _LOW):
             return None
         place = self._linear.translate(linear, write=write)
         if isinstance(place, PageFault):
             return None
-        access = _READ | (_WRITE if write else 0)
-        if self._l2 is not None:
-            return self._l2.translate(place, access)
-        return _through_ept01(self._vcpu, place, access)
+        if self._l2 is None:
+            return place
+        return self._l2.locate(place, _READ | (_WRITE if write else 0))
 
     def read(self, linear: int, length: int) -> bytes | None:
         """Return bytes at a linear address; None where user mode may not read them all."""
@@ -132,6 +145,10 @@ class CurrentGuest:
         return places
 
 
-def _through_ept01(vcpu: "Vcpu", gpa1: int, access: int) -> Gpa1 | None:
-    place = vcpu.ept01.find(Gpa1(gpa1))
-    return Gpa1(gpa1) if place is not None and not access & ~place.entry else None
+def _allowed(vcpu: "Vcpu", gpa1: Gpa1, access: int) -> bool:
+    """Tell whether EPT01 allows an access; writes that are only watched count as allowed."""
+    place = vcpu.ept01.find(gpa1)
+    if place is None:
+        return False
+    given = place.entry | (_WRITE if place.entry & WITHHELD else 0)
+    return not access & ~given

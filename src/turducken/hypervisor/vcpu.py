@@ -637,6 +637,17 @@ class Vcpu:
         if not self._uses_requests and self.nmi.is_pending:
             self.nmi.before_entry()
 
+    def take_init(self) -> None:
+        """INIT arrived while a hypapp's own guest ran: it is for L1, or ends L2's turn."""
+        self.end_app_guest()
+        if not self.in_l2:
+            self.system.l1_handlers[ExitReason.INIT](self)
+            return
+        slots = self.current.slots
+        slots[f.EXIT_INTERRUPTION_INFORMATION.slot] = slots[f.IDT_VECTORING_INFORMATION.slot] = 0
+        self.count_reflected(ExitReason.INIT)
+        self.nested.exit_to_l1(ExitReason.INIT, 0)
+
     def _recycle_vpid(self, vpid: int) -> None:
         self.flush_vpid(vpid)
         self.nested.generation += 1

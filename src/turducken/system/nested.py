@@ -48,6 +48,7 @@ def install(machine: Machine, boot_state: BootState, options: SystemOptions) -> 
         shadow=options.shadow,
         offer=options.offer,
         faults=options.faults,
+        apps=[one.make() for one in options.apps],
     )
     for address in options.watch:
         hypervisor.watch(address)

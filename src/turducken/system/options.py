@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from turducken.address import GIB, KIB, MIB, PAGE_SIZE
+from turducken.apps import AppRequest
 from turducken.hypervisor import POLICIES as SHADOW_POLICIES
 from turducken.hypervisor import Faults, Offer, ShadowPolicyName
 from turducken.machine.boot import BootImage, Module
@@ -59,6 +60,8 @@ class SystemOptions:
     """What L0 shows L1 of the processor's VMX (nested mode)."""
     faults: Faults = field(default_factory=Faults)
     """Faults to plant in L0, for tests."""
+    apps: Sequence[AppRequest] = ()
+    """Applications on L0 (nested mode)."""
     native: bool = True
     """Whether the engine's preemption may use generated machine code; the run is the same."""
     observed: bool = False
@@ -73,6 +76,8 @@ class SystemOptions:
         if self.shadow not in SHADOW_POLICIES:
             known = ", ".join(SHADOW_POLICIES)
             raise SetupError(f"shadow policy {self.shadow!r}: not one of {known}")
+        if self.apps and self.mode is not Mode.NESTED:
+            raise SetupError(f"--app {self.apps[0].text}: applications need L0: --mode nested")
         self._check_memory()
 
     def _check_memory(self) -> None:
