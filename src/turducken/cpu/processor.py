@@ -30,6 +30,7 @@ from turducken.cpu.engine import Engine, Segment, SegmentIndex
 from turducken.cpu.engine.state import UNUSABLE
 from turducken.cpu.events import Event, EventKind, combine, exception
 from turducken.cpu.guest_controls import GuestControls, Primary
+from turducken.cpu.guest_image import GuestImage, Saved
 from turducken.cpu.host_image import HostImage
 from turducken.cpu.linear import LinearMemory
 from turducken.cpu.msrs import MsrFile
@@ -136,6 +137,8 @@ class Processor:
         self.controls_cache: dict[int, tuple[bytes, GuestControls]] = {}
         self.paging_modes: dict[tuple[int, int, int], tuple[BoundFormat | None, AccessMode]] = {}
         self.host_images: dict[tuple[int, bytes], HostImage] = {}
+        self.guest_images: dict[tuple[object, ...], GuestImage] = {}
+        self.saved_guests: dict[int, Saved] = {}
         self.pause_loop = (0, 0)
         self.random = random.Random(index)
         self.unblocking_iret: int | None = None

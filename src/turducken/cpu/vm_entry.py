@@ -2,14 +2,13 @@
 
 from typing import TYPE_CHECKING
 
-from turducken.arch.registers import CR0, CR3, EFER
+from turducken.arch.registers import CR0, EFER
 from turducken.cpu import vm_exit
 from turducken.cpu.control_registers import is_pae_paging, sync_mmu
-from turducken.cpu.engine import SegmentIndex
 from turducken.cpu.engine.state import MSR_WORDS
 from turducken.cpu.events import Event, EventKind
-from turducken.cpu.guest_controls import Entry, GuestControls, PinBased, Secondary
-from turducken.cpu.segment_copies import load_segments
+from turducken.cpu.guest_controls import GuestControls, PinBased, Secondary
+from turducken.cpu.guest_image import load_registers
 from turducken.cpu.surroundings import Activity
 from turducken.cpu.vmx_operations import controls_of, update_field_access, update_intercepts
 from turducken.mmu.mmu import PageModificationLog
@@ -59,7 +58,6 @@ def enter(p: "Processor", *, is_launch: bool) -> VmResult | None:
     _start_timer(p, vmcs, guest)
     if guest.pml_address:
         p.mmu.pml = PageModificationLog(guest.pml_address, vmcs.read(f.PML_INDEX))
-    p.state.update_mode()
     update_intercepts(p)
     update_field_access(p)
     sync_mmu(p)
@@ -83,45 +81,12 @@ def fail(p: "Processor", vmcs: Vmcs, reason: int, qualification: int) -> None:
 
 def load_guest(p: "Processor", vmcs: Vmcs, guest: GuestControls) -> None:
     """SDM 3C, "Loading Guest State"."""
-    state, slots = p.state, vmcs.slots
-    controls = guest.entry
-    state.cr0 = slots[f.GUEST_CR0.slot] & ~_CR0_KEPT | state.cr0 & _CR0_KEPT
-    state.cr3 = slots[f.GUEST_CR3.slot] & ~CR3.mask("KEEP")
-    state.cr4 = slots[f.GUEST_CR4.slot]
-    if controls & Entry.LOAD_DEBUG_CONTROLS:
-        p.dr[7] = slots[f.GUEST_DR7.slot] & 0xFFFF_2FFF | 0x400
-        p.msrs.debugctl = slots[f.GUEST_DEBUGCTL.slot]
-    words = state.words
-    words[_SYSENTER_CS] = slots[f.GUEST_SYSENTER_CS.slot]
-    words[_SYSENTER_ESP] = slots[f.GUEST_SYSENTER_ESP.slot]
-    words[_SYSENTER_EIP] = slots[f.GUEST_SYSENTER_EIP.slot]
-    if controls & Entry.LOAD_EFER:
-        state.efer = slots[f.GUEST_EFER.slot]
-    else:
-        efer = state.efer & ~_LMA
-        efer |= _LMA if controls & Entry.IA32E_MODE_GUEST else 0
-        if state.cr0 & _PG:
-            efer = efer & ~_LME | (_LME if efer & _LMA else 0)
-        state.efer = efer
-    if controls & Entry.LOAD_PAT:
-        p.msrs.pat = slots[f.GUEST_PAT.slot]
-    if controls & Entry.LOAD_PERF_GLOBAL_CTRL:
-        p.msrs.perf_global_ctrl = slots[f.GUEST_PERF_GLOBAL_CTRL.slot]
-    load_segments(state, vmcs)
-    state.set_table(
-        SegmentIndex.GDTR, slots[f.GUEST_GDTR_BASE.slot], slots[f.GUEST_GDTR_LIMIT.slot]
-    )
-    state.set_table(
-        SegmentIndex.IDTR, slots[f.GUEST_IDTR_BASE.slot], slots[f.GUEST_IDTR_LIMIT.slot]
-    )
-    state.gpr[4], state.rip = slots[f.GUEST_RSP.slot], slots[f.GUEST_RIP.slot]
-    state.rflags = slots[f.GUEST_RFLAGS.slot]
-    # "CPL is the DPL of SS" - also in virtual-8086 mode, where it is 3.
-    state.update_mode(slots[f.GUEST_SS_ACCESS_RIGHTS.slot] >> 5 & 3)
+    load_registers(p, vmcs, guest)
     _load_non_register_state(p, vmcs)
+    state = p.state
     if is_pae_paging(state.cr0, state.cr4, state.efer):
         if guest.ept is not None:
-            p.mmu.pdptes = tuple(slots[one] for one in vm_exit.PDPTE_SLOTS)
+            p.mmu.pdptes = tuple(vmcs.slots[one] for one in vm_exit.PDPTE_SLOTS)
         else:
             address = state.cr3 & 0xFFFF_FFE0
             p.mmu.pdptes = tuple(p.memory.load(address + 8 * n, 8) for n in range(4))

@@ -10,8 +10,8 @@ from turducken.cpu.engine import SegmentIndex
 from turducken.cpu.engine.state import MSR_WORDS
 from turducken.cpu.events import Event, EventKind
 from turducken.cpu.guest_controls import Exit, PinBased, Secondary
+from turducken.cpu.guest_image import save_registers
 from turducken.cpu.host_image import host_image
-from turducken.cpu.segment_copies import save_segments
 from turducken.cpu.surroundings import Activity
 from turducken.cpu.vmx_operations import update_field_access, update_intercepts, vmx_abort
 from turducken.mmu.faults import ApicAccess, EptMisconfiguration, EptViolation, Fault, PmlFull
@@ -147,27 +147,7 @@ def save_guest(p: "Processor", vmcs: Vmcs) -> None:
     """SDM 3C, "Saving Guest State"."""
     state, slots, guest = p.state, vmcs.slots, p.guest
     assert guest is not None
-    controls = guest.exit
-    slots[f.GUEST_CR0.slot] = state.cr0
-    slots[f.GUEST_CR3.slot] = state.cr3
-    slots[f.GUEST_CR4.slot] = state.cr4
-    slots[f.GUEST_RSP.slot] = state.gpr[4]
-    slots[f.GUEST_RIP.slot] = state.rip
-    slots[f.GUEST_RFLAGS.slot] = state.rflags
-    words = state.words
-    slots[f.GUEST_SYSENTER_CS.slot] = words[_SYSENTER_CS] & 0xFFFF_FFFF
-    slots[f.GUEST_SYSENTER_ESP.slot] = words[_SYSENTER_ESP]
-    slots[f.GUEST_SYSENTER_EIP.slot] = words[_SYSENTER_EIP]
-    if controls & Exit.SAVE_DEBUG_CONTROLS:
-        slots[f.GUEST_DR7.slot] = p.dr[7]
-        slots[f.GUEST_DEBUGCTL.slot] = p.msrs.debugctl
-    if controls & Exit.SAVE_PAT:
-        slots[f.GUEST_PAT.slot] = p.msrs.pat
-    if controls & Exit.SAVE_EFER:
-        slots[f.GUEST_EFER.slot] = state.efer
-    save_segments(state, vmcs)
-    slots[f.GUEST_GDTR_BASE.slot], slots[f.GUEST_GDTR_LIMIT.slot] = state.table(SegmentIndex.GDTR)
-    slots[f.GUEST_IDTR_BASE.slot], slots[f.GUEST_IDTR_LIMIT.slot] = state.table(SegmentIndex.IDTR)
+    save_registers(p, vmcs, guest)
     _save_non_register_state(p, vmcs)
     if guest.ept is not None:
         for slot, entry in zip(PDPTE_SLOTS, p.mmu.pdptes, strict=True):

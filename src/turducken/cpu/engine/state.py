@@ -105,6 +105,7 @@ class State:
         self.gpr = self.words[:16]
         self._segments = self.words[_SEGMENTS : _SEGMENTS + 3 * 8]
         self._segment_bytes = self._segments.cast("B")
+        self._system = self.words[_SEGMENTS : _CR0 + 1].cast("B")
 
     @property
     def rip(self) -> int:
@@ -183,6 +184,10 @@ class State:
         """What `update_mode` keeps true."""
         return self.words[HFLAGS] & 0xFFFF_FFFF
 
+    @mode_summary.setter
+    def mode_summary(self, value: int) -> None:
+        self.words[HFLAGS] = self.words[HFLAGS] & ~0xFFFF_FFFF | value
+
     @property
     def is_64bit(self) -> bool:
         """In 64-bit mode (IA-32e mode with CS.L = 1)."""
@@ -243,6 +248,15 @@ class State:
     @segment_words.setter
     def segment_words(self, value: bytes) -> None:
         self._segment_bytes[:] = value
+
+    @property
+    def system_image(self) -> bytes:
+        """All segment and descriptor-table registers and CR0, as the engine holds them."""
+        return self._system.tobytes()
+
+    @system_image.setter
+    def system_image(self, value: bytes) -> None:
+        self._system[:] = value
 
     def segment(self, index: int) -> Segment:
         """Return a segment register (any but GDTR and IDTR)."""
