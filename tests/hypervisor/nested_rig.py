@@ -136,6 +136,6 @@ class Rig:
 
         hypervisor.l2_handler = counted
 
-    def run(self, limit: int = LIMIT) -> str:
+    def run(self, limit: int | None = LIMIT) -> str:
         self.outcome = self.machine.run(limit)
         return self.console.text

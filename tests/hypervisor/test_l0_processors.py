@@ -6,10 +6,11 @@ import pytest
 from nested_rig import Rig, Run
 
 from turducken.address import PAGE_SIZE, Gpa1
-from turducken.hypervisor import ShadowPolicyName
+from turducken.hypervisor import POLICIES, ShadowPolicyName
 from turducken.hypervisor.ept01 import RWX, R
 from turducken.hypervisor.events import Ept01Changed, Event, Shootdown
 from turducken.hypervisor.vcpu import Handling, Vcpu
+from turducken.machine.machine import Outcome
 from turducken.vmx.exit_reasons import ExitReason
 from turducken.vmx.interface import Wait
 
@@ -83,9 +84,13 @@ def test_l1s_own_nmis_survive_l0s(shadow: ShadowPolicyName) -> None:
     assert "not ok" not in rig.run()
 
 
-def test_writeprotect_on_two_processors() -> None:
-    rig = Rig(Run(text=SOME, cpus=2, shadow="writeprotect"))
+@pytest.mark.parametrize("shadow", POLICIES)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_one_ept12_on_two_processors(shadow: ShadowPolicyName, seed: int) -> None:
+    """One processor's L1 changes what L2 on the other uses: lhv's tests of shootdowns."""
+    rig = Rig(Run(text="tests=smp-*", cpus=2, shadow=shadow, seed=seed))
     assert "not ok" not in rig.run()
+    assert rig.outcome is Outcome.GUEST_EXIT
 
 
 def test_one_processor_can_have_its_own_ept01() -> None:

@@ -194,21 +194,24 @@ class Ept01:
             parts.append((base, self.table.get(base)))
         return parts
 
-    # Withholding writes, for tables that a shadow follows; the caller invalidates
+    # Withholding writes, for tables that a shadow follows; the caller invalidates, and `changed` is
+    # not called: no address leads elsewhere
 
-    def withhold_writing(self, address: Gpa1) -> None:
-        """Let each write of L1 to one 4-KiB page exit."""
+    def withhold_writing(self, address: Gpa1) -> bool:
+        """Let each write of L1 to one 4-KiB page exit; return whether it did not before."""
         self._withheld.add(address)
         entry = self._present(address)
-        if entry & W:
-            self._change(address, entry)
+        if not entry & W:
+            return False
+        self._put(address, entry)
+        return True
 
     def give_writing_back(self, address: Gpa1) -> None:
         """Let L1 write the page again."""
         self._withheld.discard(address)
         entry = self._present(address)
         if entry & WITHHELD:
-            self._change(address, entry & ~WITHHELD | W)
+            self._put(address, entry & ~WITHHELD | W)
 
     def is_withheld(self, address: int) -> bool:
         """Tell whether L1's writes to the page of ``address`` are withheld."""
@@ -258,6 +261,11 @@ class Ept01:
         )
 
     def _change(self, address: Gpa1, value: int) -> None:
+        if self._put(address, value):
+            self.changed()
+
+    def _put(self, address: Gpa1, value: int) -> bool:
+        """Write a 4-KiB entry; return whether mappings made from the old one must go."""
         if address % PAGE_SIZE or not 0 <= address < self.limit:
             raise ValueError(f"{address:#x} is not the address of a page of L1's")
         if not self.table.get(address).value:
@@ -269,8 +277,7 @@ class Ept01:
         self.table.set(address, 12, value)
         self._readable.clear()
         self._writable.clear()
-        if was_present and _needs_invalidation(old, value, address):
-            self.changed()
+        return was_present and _needs_invalidation(old, value, address)
 
 
 def _needs_invalidation(old: Entry, value: int, address: int) -> bool:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from turducken.address import Gpa1, Gpa2
+from turducken.address import PAGE_SIZE, Gpa1, Gpa2
 from turducken.hypervisor.events import ShadowFilled
 from turducken.hypervisor.l1_exits import on_rdmsr, on_wrmsr
 from turducken.hypervisor.shadow.compose import (
@@ -247,7 +247,7 @@ def _denied_by_ept01(vcpu: "Vcpu", found: Denied01, qualification: int) -> "Hand
     access = qualification & _ACCESS
     if vcpu.ept01.is_withheld(found.gpa1) and access & _WRITE:
         _keep(vcpu)
-        return vcpu.system.refuse_access(vcpu, found.gpa1, access)
+        return vcpu.system.watch_tables.give_up(vcpu, frozenset({Gpa1(found.gpa1 & -PAGE_SIZE)}))
     handling = vcpu.system.app_violation(vcpu, found.gpa1, qualification & _ACCESS)
     if handling is not False:
         if handling is None:

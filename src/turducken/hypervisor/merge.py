@@ -209,7 +209,7 @@ def merge_controls(
     needs: Needs,
     adjust: Adjust,
     *,
-    translate: Callable[[int], int],
+    translate: Callable[[VmcsField, int], int],
     pages: Pages02,
     vpid: int,
 ) -> None:
@@ -230,7 +230,7 @@ def merge_controls(
     vmcs02.write(f.ENTRY_CONTROLS, adjust.entry(controls.entry | ENTRY_OWN))
     for one, word, control in _TRANSLATED:
         used = getattr(controls, word) & control
-        vmcs02.write(one, translate(vmcs12.read(one)) if used else 0)
+        vmcs02.write(one, translate(one, vmcs12.read(one)) if used else 0)
     vmcs02.write(f.VPID, vpid)
     vmcs02.write(f.MSR_BITMAPS, pages.msr_bitmaps)
     vmcs02.write(f.ENTRY_MSR_LOAD_ADDRESS, pages.entry_msrs)

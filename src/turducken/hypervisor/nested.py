@@ -48,6 +48,7 @@ from turducken.vmx.exit_information import (
 from turducken.vmx.exit_reasons import ENTRY_FAILURE, ExitReason
 from turducken.vmx.instructions import VmResult
 from turducken.vmx.vmcs import Slots, Vmcs
+from turducken.vmx.vmcs_fields import VmcsField
 
 if TYPE_CHECKING:
     from turducken.hypervisor.vcpu import Vcpu
@@ -60,6 +61,8 @@ _SPARE_FRAMES = 8
 """Frames that no new context takes: an old one gives way instead."""
 _MSR_LIST_FRAMES = 2
 _ALL_ONES = b"\xff" * PAGE_SIZE
+_WRITTEN = frozenset({f.VIRTUAL_APIC_ADDRESS, f.VMCS_LINK_POINTER})
+"""Addresses of pages that the processor writes itself while L2 runs."""
 
 
 def _information_slots() -> dict[int, tuple[int, ...]]:
@@ -141,7 +144,7 @@ class Nested:
             frame(),
             frame(),
         )
-        self._ones = frame()
+        self._ones, self._nowhere = frame(), frame()
         self._memory.write(self._ones, _ALL_ONES)
         self._merged_bitmap = b""
         self._missing: dict[bool, int] = {}
@@ -312,9 +315,17 @@ class Nested:
         root12 = context.root12
         return self._vcpu.eptp01 if root12 is None else self._vcpu.shadow.enter(root12)
 
-    def _translate(self, address: int) -> int:
-        """Return the host-physical page of L1's page ``address``; all ones where L1 has none."""
-        frame = self._vcpu.memory.host_frame(Gpa1(address), write=True)
+    def _translate(self, field: VmcsField, address: int) -> int:
+        """Return the host-physical page of L1's page ``address``, for the processor to use.
+
+        Where L1 has none it is a page of ones, or another one that has to bear being written.
+        """
+        is_written = field in _WRITTEN
+        frame = self._vcpu.memory.host_frame(Gpa1(address), write=is_written)
+        if is_written:
+            # EPT01 is not in the way of these writes.
+            self._vcpu.system.watch_tables.unwatchable.add(Gpa1(address & -PAGE_SIZE))
+            return self._nowhere if frame is None else frame
         return self._ones if frame is None else frame
 
     def refresh(self) -> None:
@@ -323,7 +334,7 @@ class Nested:
         if context is not None and self._vcpu.in_l2 and context.generation != self.generation:
             for one in f.IO_BITMAP_A, f.IO_BITMAP_B, f.VIRTUAL_APIC_ADDRESS, f.APIC_ACCESS_ADDRESS:
                 if context.vmcs02.read(one):
-                    context.vmcs02.write(one, self._translate(context.vmcs12.read(one)))
+                    context.vmcs02.write(one, self._translate(one, context.vmcs12.read(one)))
             context.vmcs02.write(f.VMCS_LINK_POINTER, self._link(context))
             context.generation = self.generation
 
@@ -370,7 +381,7 @@ class Nested:
             both = int.from_bytes(theirs, "little") | self._missing_fields(write=write)
             self._memory.write(page, both.to_bytes(PAGE_SIZE, "little"))
         link = vmcs12.read(f.VMCS_LINK_POINTER)
-        return NO_LINK if link == NO_LINK else self._translate(link)
+        return NO_LINK if link == NO_LINK else self._translate(f.VMCS_LINK_POINTER, link)
 
     def _missing_fields(self, *, write: bool) -> int:
         """Return a bitmap of the encodings that the processor has, but L1 is not offered."""

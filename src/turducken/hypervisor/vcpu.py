@@ -3,7 +3,7 @@
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING
 
-from turducken.address import Gpa2, Hpa, is_canonical
+from turducken.address import Gpa1, Gpa2, Hpa, is_canonical
 from turducken.arch import msr
 from turducken.arch.memory_types import MemoryType
 from turducken.arch.registers import CR0, CR3, EFER, RFLAGS
@@ -111,6 +111,8 @@ class Vcpu:
         self.is_stopped = False
         self.explained: dict[int, Explanation] = {}
         """For watched addresses of L2's: through which entries each went last."""
+        self.has_open_tables = False
+        """It may be writing tables that were watched (`turducken.hypervisor.table_watch`)."""
         self.app_table: EptTable | None = None
         """A hypapp's table, under which the guest runs at present."""
         self.app_guest: AppGuest | None = None
@@ -284,7 +286,8 @@ class Vcpu:
 
     def run(self) -> Generator[Wait, None, None]:
         """Run L1 (and its L2s) until L1's processor stops for good."""
-        l1_handlers, l2_handler = self.system.l1_handlers, self.system.l2_handler
+        system = self.system
+        l1_handlers, l2_handler = system.l1_handlers, system.l2_handler
         slots01 = self.vmcs01.slots
         reason_slot = f.EXIT_REASON.slot
         while not self.is_stopped:
@@ -297,6 +300,8 @@ class Vcpu:
             self.in_guest = True
             yield Wait.GUEST
             self.in_guest = False
+            if self.has_open_tables:
+                system.watch_tables.close(self)
             if self.app_guest is not None:
                 handling = self.app_guest.on_exit(self)
             elif self.in_l2:
@@ -664,6 +669,11 @@ class Vcpu:
         if not faults.addresses_left_behind:
             self.nested.generation += 1
             self.nested.refresh()
+
+    def settle_withheld(self, pages: frozenset[Gpa1]) -> None:
+        """Make this processor follow the loss of L1's write right to ``pages``."""
+        self.invept(self.ept01.eptp)
+        self.shadow.writing_withheld(pages)
 
     def reason_of_exit(self) -> ExitReason:
         """Return the basic reason of the exit that has just happened."""

@@ -17,7 +17,16 @@ from turducken.hypervisor.shadow.policy import Root12, ShadowParts, eptp02
 class Shadow:
     """One EPT02 and the EPT12 that it stands for."""
 
-    __slots__ = ("eptp", "is_used", "is_whole", "root12", "table", "tables")
+    __slots__ = (
+        "eptp",
+        "is_unfollowed",
+        "is_used",
+        "is_whole",
+        "root12",
+        "table",
+        "tables",
+        "writable",
+    )
 
     def __init__(self, table: EptTable, root12: Root12) -> None:
         self.table = table
@@ -29,6 +38,10 @@ class Shadow:
         """EPT12 has been translated whole (`eager`)."""
         self.tables: set[Gpa1] = set()
         """Pages of EPT12 that entries were made from (`writeprotect`)."""
+        self.writable: set[tuple[int, int]] = set()
+        """Pages of L1's that it maps with write right, and their shifts (`writeprotect`)."""
+        self.is_unfollowed = False
+        """Some of ``tables`` cannot be watched (`writeprotect`)."""
 
 
 class CachedShadow:
@@ -145,6 +158,9 @@ class CachedShadow:
         """Empty all."""
         for shadow in self._shadows.values():
             self._empty(shadow)
+
+    def writing_withheld(self, pages: frozenset[Gpa1]) -> None:
+        """Nothing is watched."""
 
     def tables_changed(self, pages: frozenset[Gpa1]) -> None:
         """Nothing is watched."""

@@ -80,6 +80,9 @@ class LazyShadow:
         if self._is_used:
             self._drop()
 
+    def writing_withheld(self, pages: frozenset[Gpa1]) -> None:
+        """Nothing is watched."""
+
     def tables_changed(self, pages: frozenset[Gpa1]) -> None:
         """Nothing is watched."""
 

@@ -34,6 +34,8 @@ class Watched(Protocol):
     """Pages of EPT12 that L1 cannot write without `ShadowPolicy.tables_changed` (Gpa1)."""
 
     pages: set[Gpa1]
+    unwatchable: set[Gpa1]
+    """Pages that are written in ways which cannot be followed."""
     is_exhausted: bool
     """No more pages can be watched."""
     has_aliases: bool
@@ -89,6 +91,9 @@ class ShadowPolicy(Protocol):
 
     def ept01_changed(self) -> None:
         """EPT01 has taken something away, or given it another place or type."""
+
+    def writing_withheld(self, pages: frozenset[Gpa1]) -> None:
+        """L1 has lost its write right to these pages, and so have its L2s."""
 
     def tables_changed(self, pages: frozenset[Gpa1]) -> None:
         """Somebody is about to write these pages of EPT12, which the policy had watched."""
