@@ -102,6 +102,15 @@ def test_an_error_code_is_pushed_last() -> None:
     assert pc.state.gpr[RSP] == STACK0 - 16
 
 
+def test_ltr_refuses_the_null_selector() -> None:
+    """SDM 2A, "LTR - Load Task Register"; `mov eax, ds; xor eax, eax; ltr ax`."""
+    pc = Pc().protected("8cd8 31c0 0f00d8")
+    before = pc.state.segment(TR)
+    assert pc.event() == Vector.GP
+    assert frame(pc, 2) == [0, CODE + 4]
+    assert pc.state.segment(TR) == before
+
+
 def test_a_handler_at_a_higher_level_has_its_own_stack() -> None:
     pc = Pc().protected(UD, cpl=3)
     assert pc.event() == Vector.UD

@@ -89,18 +89,28 @@ def switch_ept(p: "Processor", eptp: int) -> None:
 
 
 _DESCRIPTOR_TABLES = 0xFF << 6
+_LTR = 1 << 13
 _IRET = 1 << 20
 
 
 def update_intercepts(p: "Processor") -> None:
-    """Trap descriptor-table accesses and IRET only where somebody wants to know."""
-    intercepts = p.state.intercepts & ~(_DESCRIPTOR_TABLES | _IRET)
+    """Trap descriptor-table accesses (LTR always) and IRET only where somebody wants to know."""
+    intercepts = p.state.intercepts & ~(_DESCRIPTOR_TABLES | _IRET) | _LTR
     guest = p.guest
     if guest is not None and guest.has_secondary(Secondary.DESCRIPTOR_TABLE_EXITING):
         intercepts |= _DESCRIPTOR_TABLES
     if p.nmi_blocked and not _iret_leaves_blocking(guest):
         intercepts |= _IRET
     p.state.intercepts = intercepts
+
+
+def step_over_ltr(p: "Processor") -> int:
+    """Have the engine execute LTR, which it intercepts; return as its `step` does."""
+    intercepts = p.state.intercepts
+    p.state.intercepts = intercepts & ~_LTR
+    trap = p.engine.step()
+    p.state.intercepts = intercepts
+    return trap
 
 
 def _iret_leaves_blocking(guest: GuestControls | None) -> bool:

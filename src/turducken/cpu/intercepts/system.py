@@ -17,7 +17,7 @@ from turducken.cpu.engine import SegmentIndex
 from turducken.cpu.guest_controls import Primary, Secondary
 from turducken.cpu.intercepts.operands import descriptor_information, instruction_information
 from turducken.cpu.surroundings import Activity
-from turducken.cpu.vmx_operations import pause_loop_exits
+from turducken.cpu.vmx_operations import pause_loop_exits, step_over_ltr
 from turducken.vmx import vmcs_fields as f
 from turducken.vmx.exit_reasons import ExitReason
 
@@ -323,13 +323,15 @@ _TABLES = {
 def on_descriptor_table(p: "Processor") -> None:
     """SGDT, SIDT, LGDT, LIDT, SLDT, STR, LLDT, LTR with descriptor-table exiting.
 
-    Without that control the engine executes them; they are trapped only while it is set.
+    Without that control the engine executes them, and only LTR is trapped.
     """
     instruction = p.instruction()
     if instruction is None:
         return
     guest = p.guest
-    assert guest is not None
+    if guest is None or not guest.has_secondary(Secondary.DESCRIPTOR_TABLE_EXITING):
+        _load_task_register(p)
+        return
     table = _TABLES.get(instruction.code)
     loads = table[2] if table is not None else instruction.mnemonic in _LOADS
     if loads and _needs_ring0(p):
@@ -343,6 +345,18 @@ def on_descriptor_table(p: "Processor") -> None:
     reason = ExitReason.GDTR_OR_IDTR_ACCESS if table is not None else ExitReason.LDTR_OR_TR_ACCESS
     qualification = displacement(instruction, p.state.rip) if is_memory else 0
     vm_exit.exit_to_host(p, reason, qualification, length=instruction.len)
+
+
+def _load_task_register(p: "Processor") -> None:
+    """SDM 2A, "LTR - Load Task Register": the engine would accept the null selector."""
+    rip, before = p.state.rip, p.state.segment(SegmentIndex.TR)
+    trap = step_over_ltr(p)
+    if trap:
+        p.handlers[trap](p)
+    elif p.state.segment(SegmentIndex.TR).selector & ~3 == 0:
+        p.state.set_segment(SegmentIndex.TR, before)
+        p.state.rip = rip
+        p.general_protection()
 
 
 _IDENTITY = {Mnemonic.SLDT: 0, Mnemonic.STR: 1, Mnemonic.LLDT: 2, Mnemonic.LTR: 3}
