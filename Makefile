@@ -46,10 +46,12 @@ bench: setup
 images:
 	$(MAKE) -C guests install
 	$(MAKE) -C guests/bench install
+	$(MAKE) -C guests/zoo install
 
 check-images:
 	$(MAKE) -C guests check
 	$(MAKE) -C guests/bench check
+	$(MAKE) -C guests/zoo check
 
 bochs:
 	$(MAKE) -C guests bochs

@@ -17,6 +17,7 @@ EXAMPLES = """\
    turducken compare lhv-amd64            bare and nested: is there a difference?
    turducken pt walk DUMP 0x1234000 --via ept12=0x8bb4000
                                           every entry on an address's way
+   turducken zoo run invept-type-0        a mistake that broke hypervisors, and its cure
    turducken images                       what is shipped
    turducken COMMAND --help               the options of a command, and more examples
 """
@@ -25,6 +26,7 @@ LATER = {
     "bench": "turducken.cli.bench",
     "compare": "turducken.cli.compare",
     "pt": "turducken.cli.pt",
+    "zoo": "turducken.cli.zoo",
 }
 
 app = typer.Typer(

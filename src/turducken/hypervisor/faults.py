@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from turducken.arch.memory_types import MemoryType
 from turducken.paging import entries as e
 
-_W = e.EPT_PTE.mask("W")
+_R, _W, _X = (e.EPT_PTE.mask(one) for one in "RWX")
+_LOW = 0xFFFF_FFFF
 
 
 @dataclass(slots=True)
@@ -52,6 +53,29 @@ class Faults:
     """PDPTEs of an L2 without EPT are read at L1's CR3."""
     injection_left: bool = False
     """The injection that an entry made stays in VMCS12."""
+    narrow_type_setter: bool = False
+    """What puts the memory type into EPT02's leaves returns 32 bits of them."""
+    absence_kept: bool = False
+    """What EPT12 did not map is remembered until INVEPT, which L1 need not execute for that."""
+    shared_over_rights: bool = False
+    """What was worked out for a table of EPT12 serves wherever the table is, whatever rights the
+    entries above it give there."""
+    execute_only_readable: bool = False
+    """EPT02's entries have no way to say that R is missing where X is given."""
+    walk_length_unchecked: bool = False
+    """The walk length in L1's EPTP is not looked at."""
+    invept_type_unchecked: bool = False
+    """INVEPT of a type that does not exist succeeds, and does nothing."""
+    invept_by_whole_eptp: bool = False
+    """INVEPT compares all bits of its operand with the EPTP, not only bits 51:12."""
+    store_done_twice: bool = False
+    """A store that an application has completed is executed again, because EPT01 changed."""
+    waits_for_nobody: bool = False
+    """A change of EPT01 does not wait for the processors that it was announced to."""
+    one_processor_only: bool = False
+    """EPT01 changes on the processor that asks for it, and on no other."""
+    pdpte_violation_is_gp: bool = False
+    """Where L2's MOV to CR cannot read its PDPTEs through EPT12, L2 gets #GP."""
 
     def spoil_leaf(self, entry: int) -> int:
         """Return a leaf of EPT02 with what is wrong with it."""
@@ -59,4 +83,8 @@ class Faults:
             entry = e.EPT_MEMORY_TYPE.put(entry, MemoryType.UC)
         if self.dropped_permission:
             entry &= ~_W
+        if self.execute_only_readable and entry & _X:
+            entry |= _R
+        if self.narrow_type_setter:
+            entry &= _LOW
         return entry

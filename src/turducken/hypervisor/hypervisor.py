@@ -21,6 +21,7 @@ from turducken.hypervisor.table_watch import TableWatch
 from turducken.hypervisor.vcpu import Handling, Vcpu
 from turducken.hypervisor.vmx_unit import GuestVmxUnit
 from turducken.memory import PhysicalMemory
+from turducken.vmx import vmcs_fields as f
 from turducken.vmx.interface import VmxProcessor, Wait
 from turducken.vmx.vmcs_fields import ACCESSES
 
@@ -152,9 +153,12 @@ class Hypervisor:
 
     def app_violation(self, vcpu: Vcpu, gpa1: Gpa1, access: int) -> "Handling | Literal[False]":
         """Offer an access that EPT01 does not allow to the hypapps."""
+        rip = vcpu.current.read(f.GUEST_RIP)
         for app in self.apps:
             handling = app.on_violation(vcpu, gpa1, access)
             if handling is not False:
+                if self.faults.store_done_twice:
+                    vcpu.current.write(f.GUEST_RIP, rip)
                 return handling
         return False
 

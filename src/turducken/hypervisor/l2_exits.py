@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from turducken.address import PAGE_SIZE, Gpa1, Gpa2
+from turducken.arch.exceptions import Vector
 from turducken.hypervisor.events import ShadowFilled
 from turducken.hypervisor.l1_exits import on_rdmsr, on_wrmsr
 from turducken.hypervisor.shadow.compose import (
@@ -37,6 +38,7 @@ _ALLOWED_SHIFT = EPT_QUALIFICATION["READABLE"].low
 _USER_EXECUTE = 1 << 10
 _ALL_RIGHTS = _RWX | _USER_EXECUTE
 _NMI_UNBLOCKING = EPT_QUALIFICATION.mask("NMI_UNBLOCKING")
+_LINEAR_VALID = EPT_QUALIFICATION.mask("LINEAR_VALID")
 _USER_EXECUTABLE = EPT_QUALIFICATION.mask("USER_EXECUTABLE")
 _LOW = 0xFFFF_FFFF
 _RCX = 1
@@ -210,7 +212,9 @@ def _on_ept_violation(vcpu: "Vcpu") -> "Handling":
             )
         _keep(vcpu)
         return None
-    if isinstance(found, Denied12):
+    if vcpu.system.faults.pdpte_violation_is_gp and not qualification & _LINEAR_VALID:
+        vcpu.inject(Vector.GP, 0)
+    elif isinstance(found, Denied12):
         qualification = _as_l1_sees(qualification, found.allowed)
         if found.suppresses_ve or not convert_to_ve(vcpu, qualification):
             reflect(vcpu, R.EPT_VIOLATION, qualification)

@@ -56,6 +56,8 @@ if TYPE_CHECKING:
 _LMA, _LME = EFER.mask("LMA"), EFER.mask("LME")
 _PG, _PAE = CR0.mask("PG"), CR4.mask("PAE")
 _PAE_BASE = CR3.mask("PAE_ADDRESS")
+_WALK_LENGTH = 3
+"""The only one that an EPTP may have: one less than the number of levels."""
 _MAX_CONTEXTS = 64
 _SPARE_FRAMES = 8
 """Frames that no new context takes: an old one gives way instead."""
@@ -232,6 +234,8 @@ class Nested:
             return refused
         vmcs12 = unit.current12
         context = self._contexts[unit.pointer]
+        if vcpu.system.faults.walk_length_unchecked:
+            vmcs12.write(f.EPTP, e.EPTP["WALK"].put(vmcs12.read(f.EPTP), _WALK_LENGTH))
         failure = self._checker.check(
             vmcs12,
             vcpu.memory,

@@ -290,6 +290,9 @@ def on_invept(vcpu: "Vcpu") -> "Handling":
     if eptp is None:
         return None
     result = vcpu.unit.check_invept(kind, eptp, upper)
+    if vcpu.system.faults.invept_type_unchecked and result.status is not VmStatus.SUCCEED:
+        finish(vcpu, SUCCEED)
+        return None
     if result.status is VmStatus.SUCCEED:
         _invalidate_ept(vcpu, kind, eptp)
     finish(vcpu, result)
@@ -304,8 +307,17 @@ def _invalidate_ept(vcpu: "Vcpu", kind: int, eptp: int) -> None:
         return
     if faults.invept_of_current and vcpu.unit.current is not None:
         eptp = vcpu.unit.current.read(f.EPTP)
+    if faults.invept_by_whole_eptp and _differs_in_flags(vcpu, eptp):
+        return
     single = kind == INVEPT_SINGLE_CONTEXT
     vcpu.shadow.invept(eptp & e.EP4TA_MASK if single else None)
+
+
+def _differs_in_flags(vcpu: "Vcpu", eptp: int) -> bool:
+    """Tell whether an EPTP has the current VMCS12's table, but not its other bits."""
+    current = vcpu.unit.current
+    difference = 0 if current is None else current.read(f.EPTP) ^ eptp
+    return bool(difference) and not difference & e.EP4TA_MASK
 
 
 def on_invvpid(vcpu: "Vcpu") -> "Handling":

@@ -119,6 +119,8 @@ class Composer:
         self._sizes = sizes
         self._execute_only = execute_only
         self._types: dict[tuple[int, int], int] = {}
+        self._rights_above: dict[int, int] = {}
+        """For a table of EPT12, what the entries above it gave first (`Faults`)."""
         self.log: Log12 | None = None
 
     def walk12(self, view: EptView, eptp12: int, gpa2: Gpa2) -> Walk:
@@ -137,6 +139,8 @@ class Composer:
         all_of = found.all_of
         if self._faults.leaf_permissions_only:
             all_of = found.leaf
+        if self._faults.shared_over_rights:
+            all_of = found.leaf & self._rights_at_first(found)
         if access & ~all_of & _RWX and not (
             view.features.mode_based_execute and access == EXECUTE and all_of & USER_EXECUTE
         ):
@@ -186,6 +190,12 @@ class Composer:
         return Filled(
             Gpa2(gpa2 & ~mask), shift, self._faults.spoil_leaf(entry), Gpa1(gpa1 & ~mask), tables
         )
+
+    def _rights_at_first(self, found: Walk) -> int:
+        above = READ | WRITE | EXECUTE
+        for step in found.steps[:-1]:
+            above &= step.entry
+        return self._rights_above.setdefault(found.steps[-1].address & -4096, above)
 
     def _malformed(self, found: Walk) -> Composition:
         if self._faults.write_only_is_violation and found.leaf & _RWX == WRITE:

@@ -1,0 +1,152 @@
+"""Running one form of a scenario, and judging whether it did what it should."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from turducken.address import GIB
+from turducken.hypervisor import Faults, HypervisorError, ShadowPolicyName
+from turducken.hypervisor.events import Event, Exited
+from turducken.system import Mode, Result, Stops, System, SystemOptions, find_image
+from turducken.vmx.exit_reasons import ExitReason
+from turducken.zoo.app import ZooApp
+from turducken.zoo.evidence import evidence_of, is_skipped
+from turducken.zoo.scenario import Culprit, Form, Scenario
+
+MEMORY = 4 * GIB
+"""A quarter of it lies above 4 GiB; only what is used costs anything."""
+NOTE_PAGE = 0x123_4000
+"""The page of L2's that scenarios are about."""
+MOST_INSTRUCTIONS = 20_000_000
+MOST_RETRIES = 200
+"""EPT violations at one place, all handled by L0, after which nothing will come of it."""
+
+
+class _StuckError(Exception):
+    """L0 handles the same EPT violation again and again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Conditions:
+    """Under what a scenario runs.
+
+    ``mode`` None: L0's mistakes nested, others bare, where nothing stands between the guest and
+    the processor.
+    """
+
+    mode: Mode | None = None
+    tlb: str = "keep"
+    shadow: ShadowPolicyName = "cached"
+    seed: int = 0
+
+    def mode_of(self, scenario: Scenario) -> Mode:
+        """Return where a scenario's image runs."""
+        if scenario.culprit is Culprit.L0:
+            return Mode.NESTED
+        return self.mode or Mode.BARE
+
+
+@dataclass(frozen=True, slots=True)
+class FormResult:
+    """What one form of a scenario came to."""
+
+    scenario: Scenario
+    form: Form
+    mode: Mode
+    evidence: tuple[str, ...]
+    """What the mistake was seen by; nothing where all went well."""
+    passed: bool
+    """The guest said that all is well."""
+    is_skipped: bool
+    """The guest could not do what it was to do."""
+    instructions: int
+    host_seconds: float
+    console: str
+
+    @property
+    def behaved(self) -> bool:
+        """The faulty form was caught as it should be, or the fixed one was clean."""
+        if self.form is Form.FIXED:
+            return self.passed and not self.is_skipped and not self.evidence
+        return any(self.scenario.failure in line for line in self.evidence)
+
+
+def options_for(scenario: Scenario, form: Form, conditions: Conditions) -> SystemOptions:
+    """Return the system that runs one form of a scenario."""
+    faults = Faults()
+    if scenario.fault is not None and form is Form.FAULTY:
+        setattr(faults, scenario.fault, True)
+    options = SystemOptions(
+        image=find_image(scenario.image),
+        mode=conditions.mode_of(scenario),
+        cpus=scenario.cpus,
+        memory=MEMORY,
+        text=scenario.command_line(form),
+        tlb=conditions.tlb,
+        shadow=conditions.shadow,
+        seed=conditions.seed,
+        watch=(NOTE_PAGE,),
+        faults=faults,
+    )
+    options.check()
+    return options
+
+
+def run_form(
+    scenario: Scenario,
+    form: Form,
+    conditions: Conditions | None = None,
+    on_turn: Callable[[], None] | None = None,
+) -> FormResult:
+    """Run one form to its end; what goes wrong in it, in L0 too, is a result like any other."""
+    options = options_for(scenario, form, conditions or Conditions())
+    system = System(options)
+    if system.hypervisor is not None:
+        system.hypervisor.events.subscribers.append(_Patience())
+        if scenario.needs_app:
+            system.hypervisor.apps = (ZooApp(),)
+    trouble: list[str] = []
+    try:
+        result = system.run(Stops(max_instructions=MOST_INSTRUCTIONS), on_turn)
+    except (HypervisorError, _StuckError) as error:
+        trouble.append(f"L0: {error}")
+        result = system.result()
+    return _judge(scenario, form, options.mode, result, trouble)
+
+
+def _judge(
+    scenario: Scenario, form: Form, mode: Mode, result: Result, trouble: list[str]
+) -> FormResult:
+    seen = tuple(trouble) or evidence_of(result, NOTE_PAGE)
+    return FormResult(
+        scenario,
+        form,
+        mode,
+        seen,
+        passed=result.exit_status == 0 and not trouble,
+        is_skipped=is_skipped(result.console),
+        instructions=result.instructions,
+        host_seconds=result.host_seconds,
+        console=result.console,
+    )
+
+
+class _Patience:
+    """Watches L0's exits for one that is handled again and again."""
+
+    def __init__(self) -> None:
+        self._last: tuple[int, int, int] | None = None
+        self._times = 0
+
+    def __call__(self, event: Event) -> None:
+        if not isinstance(event, Exited) or event.handler != "L0":
+            return
+        if event.reason != ExitReason.EPT_VIOLATION:
+            return
+        place = event.processor, event.rip, event.qualification
+        self._times = self._times + 1 if place == self._last else 1
+        self._last = place
+        if self._times > MOST_RETRIES:
+            raise _StuckError(
+                f"L{event.level} does not get on at {event.rip:#x}: EPT violation after EPT "
+                "violation"
+            )
