@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from turducken.address import GIB
+from turducken.apps import AppRequest
 from turducken.hypervisor import Faults, HypervisorError, ShadowPolicyName
 from turducken.hypervisor.events import Event, Exited
 from turducken.system import Mode, Result, Stops, System, SystemOptions, find_image
@@ -86,6 +87,7 @@ def options_for(scenario: Scenario, form: Form, conditions: Conditions) -> Syste
         seed=conditions.seed,
         watch=(NOTE_PAGE,),
         faults=faults,
+        apps=(AppRequest("zoo", ZooApp),) if scenario.needs_app else (),
     )
     options.check()
     return options
@@ -102,8 +104,6 @@ def run_form(
     system = System(options)
     if system.hypervisor is not None:
         system.hypervisor.events.subscribers.append(_Patience())
-        if scenario.needs_app:
-            system.hypervisor.apps = (ZooApp(),)
     trouble: list[str] = []
     try:
         result = system.run(Stops(max_instructions=MOST_INSTRUCTIONS), on_turn)
