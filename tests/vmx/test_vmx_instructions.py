@@ -368,9 +368,14 @@ def test_shadow_accesses_reach_the_linked_vmcs(shadowing):
     assert shadowing.shadow_vmread(rip) == 0x77
     assert shadowing.current_pointer == A
     assert shadowing.vmread(rip) == 0
+
+
+def test_errors_of_shadow_accesses_are_in_the_current_vmcs(shadowing):
+    shadowing.fail(2)
     assert error(shadowing.shadow_vmread(0x7FFE)) == 12
-    assert shadowing.shadow_vmread(f.VM_INSTRUCTION_ERROR.encoding) == 12
-    assert shadowing.vmread(f.VM_INSTRUCTION_ERROR.encoding) == 0
+    assert shadowing.vmread(f.VM_INSTRUCTION_ERROR.encoding) == 12
+    assert error(shadowing.shadow_vmwrite(0x7FFE, 0)) == 12
+    assert shadowing.shadow_vmread(f.VM_INSTRUCTION_ERROR.encoding) == 0
 
 
 def test_shadow_accesses_without_a_link(shadowing):

@@ -118,15 +118,23 @@ TEST("shadowing", none, "vmcs-shadowing-without-vmcs", 0)
     check_equal("flags", vm->regs.si & (RFLAGS_CF | RFLAGS_ZF), RFLAGS_CF);
 }
 
-/* A field that does not exist fails for L2 with ZF. */
+/* A field that does not exist fails for L2 with ZF; the error number is in the current VMCS. */
 TEST("shadowing", unsupported, "vmcs-shadowing-unsupported-field", 0)
 {
     const u32 encoding = VMCS_HOST_RIP + 0x100;
     use_shadow(vm);
     let_pass(read_bitmap(vm), encoding);
-    start(vm, &l2_vmread, encoding, 0);
-    vm_expect_done(vm);
-    check_equal("flags", vm->regs.si & (RFLAGS_CF | RFLAGS_ZF), RFLAGS_ZF);
+    let_pass(write_bitmap(vm), encoding);
+    const struct code *const codes[] = { &l2_vmread, &l2_vmwrite };
+    for (unsigned i = 0; i < ARRAY_LEN(codes); i++) {
+        row(i ? "VMWRITE" : "VMREAD");
+        vmclear(1); /* error 2 */
+        start(vm, codes[i], encoding, 0);
+        vm_expect_done(vm);
+        check_equal("flags", vm->regs.si & (RFLAGS_CF | RFLAGS_ZF), RFLAGS_ZF);
+        check_equal("error", vmread(VMCS_INSTRUCTION_ERROR), 12);
+    }
+    check_equal("error in the shadow VMCS", shadow_field(vm, VMCS_INSTRUCTION_ERROR), 0);
 }
 
 /* A shadow VMCS cannot be entered, and an ordinary one cannot be linked. */

@@ -15,8 +15,8 @@ struct l2_frame {
 void *l2_use_idt(struct vm *vm);
 struct l2_frame vm_expect_trap(struct vm *vm, u8 vector);
 
-/* The gate of a vector: change its privilege level or whether it is present. */
-enum { GATE_PRESENT = BIT(15), GATE_DPL3 = 3 << 13 };
+/* The gate of a vector: change its privilege level, whether it is present, or its type. */
+enum { GATE_PRESENT = BIT(15), GATE_DPL3 = 3 << 13, GATE_TRAP = BIT(8) };
 void l2_change_gate(void *idt, u8 vector, u16 set, u16 clear);
 
 /* Take the frame of the handler that runs from L2's stack. */

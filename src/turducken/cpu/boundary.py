@@ -11,45 +11,58 @@ from turducken.cpu import vm_exit
 from turducken.cpu.events import Event, EventKind, exception
 from turducken.cpu.guest_controls import GuestControls, PinBased, Primary
 from turducken.cpu.surroundings import Activity
+from turducken.vmx.exit_information import DEBUG_QUALIFICATION
 from turducken.vmx.exit_reasons import ExitReason
 
 if TYPE_CHECKING:
     from turducken.cpu.processor import Processor
 
 _IF = RFLAGS.mask("IF")
+_DEBUG_CONDITIONS = DEBUG_QUALIFICATION.mask("B", "BS")
 
 
 def attend(p: "Processor") -> bool:
-    """Deliver what is due, in the manual's order; return whether code can run now.
+    """Deliver what is due, one after the other; return whether code can run now."""
+    while True:
+        taken = _take_first(p)
+        if taken is None:
+            p.attention = _waits_for_something(p)
+            return p.activity is Activity.ACTIVE
+        if not taken or (p.root is not None and p.guest is None):
+            return taken
 
-    SDM 3A, "Prioritization of Concurrent Events".
+
+def _take_first(p: "Processor") -> bool | None:
+    """Take what has the highest priority of what is due; None where nothing is.
+
+    False: the processor waits for a signal. SDM 3A, "Prioritization of Concurrent Events"; SDM 3C,
+    "Other Causes of VM Exits", "VM Exits Induced by the TPR Threshold", "Pending MTF VM Exits".
     """
     pending = p.pending
+    if pending.tpr_below_threshold and p.guest is not None:
+        pending.tpr_below_threshold = False
+        vm_exit.exit_to_host(p, ExitReason.TPR_BELOW_THRESHOLD)
+        return True
     if pending.init and not _blocks_init(p):
         return _take_init(p)
     if p.activity is Activity.WAIT_FOR_SIPI:
         return _take_sipi(p)
-    blocked = p.state.in_shadow
-    if pending.debug and not blocked:
-        payload, pending.debug = pending.debug, 0
-        p.raise_event(exception(Vector.DB, payload=payload))
-        return True
     if pending.monitor_trap and p.guest is not None:
         pending.monitor_trap = False
         vm_exit.exit_to_host(p, ExitReason.MONITOR_TRAP_FLAG)
         return True
     pending.monitor_trap = False
-    if pending.tpr_below_threshold and p.guest is not None:
-        pending.tpr_below_threshold = False
-        vm_exit.exit_to_host(p, ExitReason.TPR_BELOW_THRESHOLD)
+    blocked = p.state.in_shadow
+    if pending.debug and not (blocked and not p.is_blocked_by_sti()):
+        payload, pending.debug = pending.debug & _DEBUG_CONDITIONS, 0
+        p.raise_event(exception(Vector.DB, payload=payload))
         return True
     if _timer_expired(p):
         vm_exit.exit_to_host(p, ExitReason.PREEMPTION_TIMER)
         return True
     if _attend_nmi(p, blocked=blocked) or _attend_interrupt(p, blocked=blocked):
         return True
-    p.attention = _waits_for_something(p)
-    return p.activity is Activity.ACTIVE
+    return None
 
 
 def _timer_expired(p: "Processor") -> bool:
@@ -66,7 +79,7 @@ def _waits_for_something(p: "Processor") -> bool:
         windows = Primary.INTERRUPT_WINDOW_EXITING | Primary.NMI_WINDOW_EXITING
         if guest.primary & windows or p.timer_deadline is not None:
             return True
-    if p.pending.nmi and not p.nmi_blocked:
+    if p.pending.debug or (p.pending.nmi and not p.nmi_blocked):
         return True
     return p.apic.pending_vector() is not None
 

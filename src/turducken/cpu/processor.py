@@ -26,7 +26,7 @@ from turducken.cpu.decoder import (
     memory_size,
 )
 from turducken.cpu.delivery import Failure, TaskSwitch, deliver
-from turducken.cpu.engine import Engine, Segment, SegmentIndex
+from turducken.cpu.engine import Engine, Segment, SegmentIndex, Trap
 from turducken.cpu.engine.state import UNUSABLE
 from turducken.cpu.events import Event, EventKind, combine, exception
 from turducken.cpu.guest_controls import GuestControls, Primary
@@ -270,7 +270,8 @@ class Processor:
         guest = self.guest
         self.statistics.traps += 1
         if guest is not None and guest.primary & Primary.MONITOR_TRAP_FLAG:
-            trap = self.engine.step()
+            # A single instruction, whoever executes it; a VM exit cancels the trap.
+            trap: int = Trap.SPECIAL
             self.pending.monitor_trap = self.attention = True
         else:
             trap = self.engine.run(self._slice(budget))

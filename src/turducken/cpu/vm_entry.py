@@ -13,6 +13,7 @@ from turducken.cpu.surroundings import Activity
 from turducken.cpu.vmx_operations import controls_of, update_field_access, update_intercepts
 from turducken.mmu.mmu import PageModificationLog
 from turducken.vmx import vmcs_fields as f
+from turducken.vmx.exit_information import PENDING_DEBUG
 from turducken.vmx.exit_reasons import ENTRY_FAILURE, ExitReason
 from turducken.vmx.instructions import VmResult
 from turducken.vmx.vmcs import Vmcs
@@ -26,7 +27,9 @@ _LMA, _LME = EFER.mask("LMA"), EFER.mask("LME")
 _SYSENTER_CS, _SYSENTER_ESP, _SYSENTER_EIP = (MSR_WORDS[n] for n in (0x174, 0x175, 0x176))
 _VALID, _HAS_ERROR = 1 << 31, 1 << 11
 _BLOCKING_STI, _BLOCKING_MOV_SS, _BLOCKING_NMI = 1, 2, 8
-_OTHER_EVENT_MTF = 7
+_VALID_DEBUG = PENDING_DEBUG.mask("BS", "ENABLED")
+"""There are pending debug exceptions only where one of these bits is 1."""
+_KEEPING_DEBUG = frozenset({EventKind.SOFTWARE_INTERRUPT, EventKind.SOFTWARE_EXCEPTION})
 
 
 def enter(p: "Processor", *, is_launch: bool) -> VmResult | None:
@@ -98,7 +101,8 @@ def _load_non_register_state(p: "Processor", vmcs: Vmcs) -> None:
     p.entry_blocking = (p.state.rip, bool(blocking & _BLOCKING_STI)) if p.state.in_shadow else None
     p.nmi_blocked = bool(blocking & _BLOCKING_NMI)
     p.activity = Activity(vmcs.read(f.GUEST_ACTIVITY))
-    p.pending.debug = vmcs.read(f.GUEST_PENDING_DEBUG) & 0x500F
+    pending = vmcs.read(f.GUEST_PENDING_DEBUG)
+    p.pending.debug = pending if pending & _VALID_DEBUG else 0
     p.pending.monitor_trap = False
 
 
@@ -115,6 +119,8 @@ def _inject(p: "Processor", vmcs: Vmcs) -> None:
     """SDM 3C, "Event Injection"."""
     information = vmcs.read(f.ENTRY_INTERRUPTION_INFORMATION)
     if not information & _VALID:
+        if p.activity in (Activity.SHUTDOWN, Activity.WAIT_FOR_SIPI):
+            p.pending.debug = 0
         return
     kind = EventKind(information >> 8 & 7)
     if kind is EventKind.OTHER:
@@ -125,7 +131,10 @@ def _inject(p: "Processor", vmcs: Vmcs) -> None:
         error = vmcs.read(f.ENTRY_EXCEPTION_ERROR_CODE)
     length = vmcs.read(f.ENTRY_INSTRUCTION_LENGTH)
     event = Event(kind, information & 0xFF, error, length, p.state.cr2)
-    p.pending.debug = 0
+    # SDM 3C, "Delivery of Pending Debug Exceptions after VM Entry".
+    is_behind_mov_ss = vmcs.read(f.GUEST_INTERRUPTIBILITY) & _BLOCKING_MOV_SS
+    if kind not in _KEEPING_DEBUG or not is_behind_mov_ss:
+        p.pending.debug = 0
     # "blocking by STI and by MOV SS" ends with the injection; an NMI blocks NMIs.
     p.state.in_shadow = False
     p.activity = Activity.ACTIVE

@@ -264,10 +264,14 @@ _NEVER_LOADED = frozenset({0xC000_0100, 0xC000_0101, 0x9B})
 def load_msrs(p: "Processor", vmcs: Vmcs, address: f.VmcsField, count: f.VmcsField) -> int | None:
     """Load MSRs from a list; return the number (from 1) of the entry that fails, or None.
 
-    SDM 3C, "Loading MSRs".
+    SDM 3C, "Loading MSRs". More entries than the recommended maximum have an undefined outcome (SDM
+    3D, "Miscellaneous Data"): here the first beyond it fails.
     """
     place = vmcs.read(address)
+    limit = p.profile.misc.msr_list_limit
     for number in range(vmcs.read(count)):
+        if number == limit:
+            return number + 1
         entry = p.memory.read(place + 16 * number, 16)
         index = int.from_bytes(entry[:4], "little")
         reserved = int.from_bytes(entry[4:8], "little")
@@ -283,8 +287,10 @@ def load_msrs(p: "Processor", vmcs: Vmcs, address: f.VmcsField, count: f.VmcsFie
 
 def store_msrs(p: "Processor", vmcs: Vmcs) -> bool:
     """SDM 3C, "Saving MSRs"; False is a VMX abort."""
-    place = vmcs.read(f.EXIT_MSR_STORE_ADDRESS)
-    for number in range(vmcs.read(f.EXIT_MSR_STORE_COUNT)):
+    place, count = vmcs.read(f.EXIT_MSR_STORE_ADDRESS), vmcs.read(f.EXIT_MSR_STORE_COUNT)
+    if count > p.profile.misc.msr_list_limit:
+        return False
+    for number in range(count):
         entry = p.memory.read(place + 16 * number, 8)
         index = int.from_bytes(entry[:4], "little")
         if int.from_bytes(entry[4:], "little") or index == 0x9E or index >> 8 == 8:

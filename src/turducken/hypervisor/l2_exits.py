@@ -179,6 +179,7 @@ def _on_field_access(vcpu: "Vcpu") -> "Handling":
     _keep(vcpu)
     result = unit.shadow_vmwrite(encoding, 0) if is_write else unit.shadow_vmread(encoding)
     if not isinstance(result, int):
+        vcpu.current.slots[f.VM_INSTRUCTION_ERROR.slot] = result.error
         finish(vcpu, result)
     return None
 

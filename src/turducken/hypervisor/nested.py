@@ -350,6 +350,7 @@ class Nested:
         vmcs02.unpack(f.GUEST_SLOTS, vmcs12.pack(f.GUEST_SLOTS))
         slots, own = vmcs02.slots, self._vcpu.vmcs01.slots
         slots[f.VMCS_LINK_POINTER.slot] = self._link(context)
+        slots[f.VM_INSTRUCTION_ERROR.slot] = vmcs12.slots[f.VM_INSTRUCTION_ERROR.slot]
         entry = context.controls.entry
         # "IA-32e mode guest" follows EFER.LMA at each exit of VMCS02; at an entry it is L1's.
         slots[f.ENTRY_CONTROLS.slot] = self._adjust.entry(entry | ENTRY_OWN)
@@ -483,6 +484,7 @@ class Nested:
             return False
         slots = context.vmcs02.slots
         slots[f.EXIT_INTERRUPTION_INFORMATION.slot] = slots[f.IDT_VECTORING_INFORMATION.slot] = 0
+        slots[f.VM_INSTRUCTION_ERROR.slot] = context.vmcs12.slots[f.VM_INSTRUCTION_ERROR.slot]
         self._vcpu.count_reflected(ExitReason.TPR_BELOW_THRESHOLD)
         self.exit_to_l1(ExitReason.TPR_BELOW_THRESHOLD, 0)
         return True
@@ -501,6 +503,8 @@ class Nested:
         slots12[f.EXIT_QUALIFICATION.slot] = qualification
         for slot in _INFORMATION.get(reason, ()):
             slots12[slot] = slots02[slot]
+        # VMREAD and VMWRITE of L2 that fail without an exit write it.
+        slots12[f.VM_INSTRUCTION_ERROR.slot] = slots02[f.VM_INSTRUCTION_ERROR.slot]
         self._save_guest(context)
         if not vcpu.system.faults.injection_left:
             slots12[f.ENTRY_INTERRUPTION_INFORMATION.slot] &= ~INTERRUPTION_VALID

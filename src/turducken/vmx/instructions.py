@@ -5,7 +5,6 @@ the memory it works on is a parameter, so that the machine's processor and a hyp
 emulates VMX for its guest use the same one. Invalidation and VM entry themselves are the caller's.
 """
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 from turducken.address import PAGE_OFFSET_MASK, Hpa
@@ -237,31 +236,34 @@ class VmxUnit:
         return word is None or bool(word >> (encoding & 63) & 1)
 
     def shadow_vmread(self, encoding: int) -> int | VmResult:
-        """VMREAD in non-root operation that does not exit: of the VMCS the link pointer names."""
-        return self._through_link(lambda shadow: shadow.vmread(encoding))
+        """VMREAD in non-root operation that does not exit: of the VMCS the link pointer names.
+
+        VMfailValid writes the VM-instruction error field of the current VMCS, not the linked one's.
+        """
+        linked = self._linked()
+        if linked is None:
+            return FAIL_INVALID
+        access = self.readable.get(encoding)
+        if access is None:
+            return self.fail(InstructionError.UNSUPPORTED_COMPONENT)
+        return linked.read_access(access)
 
     def shadow_vmwrite(self, encoding: int, value: int) -> VmResult:
         """VMWRITE in non-root operation that does not exit."""
-        result = self._through_link(lambda shadow: shadow.vmwrite(encoding, value))
-        assert isinstance(result, VmResult)
-        return result
-
-    def _through_link(self, operate: "_Operation") -> int | VmResult:
-        """Do ``operate`` with the linked VMCS in the place of the current one.
-
-        The manual does not say whose VM-instruction error field VMfailValid writes here; we write
-        that of the shadow VMCS, where the software that failed can read it.
-        """
-        running = self.current
-        assert running is not None
-        link = running.slots[f.VMCS_LINK_POINTER.slot]
-        if link == NO_POINTER:
+        linked = self._linked()
+        if linked is None:
             return FAIL_INVALID
-        self.current = self.vmcs_at(link)
-        try:
-            return operate(self)
-        finally:
-            self.current = running
+        access = self.writable.get(encoding)
+        if access is None:
+            return self.fail(self._write_error(encoding))
+        linked.write_access(access, value)
+        return SUCCEED
+
+    def _linked(self) -> Vmcs | None:
+        """Return the VMCS that the current VMCS's link pointer names."""
+        assert self.current is not None
+        link = self.current.slots[f.VMCS_LINK_POINTER.slot]
+        return None if link == NO_POINTER else self.vmcs_at(link)
 
     # VM entry
 
@@ -350,6 +352,3 @@ class VmxUnit:
         if self.capabilities.secondary.allowed1 & Secondary.EPT_VIOLATION_VE:
             slots[f.EPTP_INDEX.slot] = index
         return eptp
-
-
-_Operation = Callable[[VmxUnit], int | VmResult]

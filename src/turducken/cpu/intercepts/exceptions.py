@@ -27,8 +27,13 @@ _ALL = 0xFFFF_FFFF_FFFF_FFFF
 def on_exception(p: "Processor", vector: int) -> None:
     """Raise an exception that the engine met executing the instruction at RIP."""
     code = p.state.error_code if vector in HAS_ERROR_CODE else None
-    payload = _BS if vector == Vector.DB else 0
-    p.raise_event(exception(vector, code, payload))
+    p.raise_event(exception(vector, code))
+
+
+def on_single_step(p: "Processor") -> None:
+    """The trap behind an instruction that RFLAGS.TF asks for: the boundary delivers it."""
+    p.pending.debug |= _BS
+    p.attention = True
 
 
 def on_device_not_available(p: "Processor") -> None:
@@ -116,6 +121,7 @@ def _interrupt_handler(vector: int) -> "Callable[[Processor], None]":
 
 HANDLERS: "dict[int, Callable[[Processor], None]]" = {
     **{0x140 + n: _exception_handler(n) for n in range(32)},
+    0x140 + Vector.DB: on_single_step,
     0x140 + Vector.UD: on_undefined,
     0x140 + Vector.NM: on_device_not_available,
     0x140 + Vector.GP: on_general_protection,
