@@ -1,6 +1,7 @@
 /*
  * Mistakes of whoever changes an EPT that several processors use.  The other processor's L2 reads
- * NOTE_PAGE all the time; this processor takes the page away, and writes a secret there.
+ * NOTE_PAGE all the time; this processor takes the page away and gives it to an L2 of its own, which
+ * keeps a secret there.
  *
  * The other processor's hypervisor looks for requests whenever its L2 exits, as many do that cannot
  * be interrupted at any time; so a request is answered some time later.
@@ -115,6 +116,15 @@ static void end(struct watch *watch, struct pair *pair)
         fail("L2 on the other processor has read the secret of a page that was taken away");
 }
 
+/* The new owner of the page; L1 gives it the page's own address. */
+static void l2_keeps_secret(volatile word *page) { page[VALUE / sizeof(word)] = SECRET; }
+
+static void hand_over(struct vm *vm, word *page)
+{
+    vm_start(vm, l2_keeps_secret, (word)page);
+    vm_expect_done(vm);
+}
+
 static void request(struct watch *watch) { watch->requests++; }
 static void wait_for_flush(struct watch *watch) { reaches(&watch->flushes, watch->requests); }
 
@@ -138,7 +148,7 @@ SCENARIO(no_shootdown, "shrink-without-remote-invept")
         request(watch);
         wait_for_flush(watch);
     }
-    page[1] = SECRET;
+    hand_over(vm, page);
     end(watch, &pair);
 }
 
@@ -154,9 +164,10 @@ SCENARIO(early, "handed-over-before-shootdown")
     ept_invalidate(&vm->ept);
     request(watch);
     if (faulty)
-        page[1] = SECRET;
+        hand_over(vm, page);
     wait_for_flush(watch);
-    page[1] = SECRET;
+    if (!faulty)
+        hand_over(vm, page);
     end(watch, &pair);
 }
 
@@ -175,7 +186,7 @@ SCENARIO(nobody, "shootdown-waits-for-nobody")
     u32 waited_for = faulty ? watch->users & own & ~own : watch->users & ~own;
     if (waited_for)
         wait_for_flush(watch);
-    page[1] = SECRET;
+    hand_over(vm, page);
     end(watch, &pair);
 }
 
@@ -226,7 +237,7 @@ SCENARIO(one_root, "one-root-of-two-changed")
     ept_invalidate(&vm->ept);
     request(watch);
     wait_for_flush(watch);
-    page[1] = SECRET;
+    hand_over(vm, page);
     end(watch, &pair);
 }
 
@@ -237,10 +248,10 @@ enum { LOW_PAGE = 0x02000000 };
 
 struct torn {
     struct ept *ept;
-    volatile word violations, value, done, stop;
+    volatile word violations, done, finished, value;
 };
 
-/* L2 wants the page until it is there. */
+/* L2 wants the page until it is there, and once more when the entry is finished. */
 static void read_when_there(struct vm *vm, void *arg)
 {
     struct torn *torn = arg;
@@ -248,10 +259,11 @@ static void read_when_there(struct vm *vm, void *arg)
     ept_invalidate(torn->ept);
     vm_use_ept(torn->ept);
     start_access(vm, READ, NOTE_PAGE);
-    while (vm_run(vm) == REASON_EPT_VIOLATION && !torn->stop)
+    while (vm_run(vm) == REASON_EPT_VIOLATION && !torn->finished)
         torn->violations++;
-    torn->value = read_value(vm);
     torn->done = 1;
+    reaches(&torn->finished, 1);
+    torn->value = l2_reads(vm, NOTE_PAGE);
 }
 
 /* What an L2 writes into a page above 4 GiB, where lhv itself has no linear addresses. */
@@ -284,7 +296,8 @@ SCENARIO(torn, "entry-written-in-halves")
         ept_write(where, entry);
         reaches(&torn->done, 1);
     }
-    torn->stop = 1;
+    check_equal("read by L2", l2_reads(vm, NOTE_PAGE), WRITTEN);
+    torn->finished = 1;
     pair_end(&pair);
     check_equal("read by L2 on the other processor", torn->value, WRITTEN);
 }

@@ -14,7 +14,6 @@ from turducken.zoo.running import FormResult
 from turducken.zoo.scenario import Form, Scenario
 
 _INDENT = (0, 0, 0, 2)
-_WIDTH = 98
 _MOST_LINES = 12
 
 
@@ -44,12 +43,9 @@ def details_view(scenario: Scenario) -> RenderableType:
         Text("runs as    ", style="bold") + Text(command_for(scenario, Form.FAULTY)),
     ]
     if scenario.fault is not None:
-        flag = Text(f"Faults.{scenario.fault}, which {_COMMAND} plants in L0")
+        flag = Text(f"Faults.{scenario.fault}, which turducken zoo run plants in L0")
         parts.append(Text("with       ", style="bold") + flag)
     return Group(*parts)
-
-
-_COMMAND = "turducken zoo run"
 
 
 def command_for(scenario: Scenario, form: Form) -> str:
