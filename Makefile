@@ -47,11 +47,13 @@ images:
 	$(MAKE) -C guests install
 	$(MAKE) -C guests/bench install
 	$(MAKE) -C guests/zoo install
+	$(MAKE) -C guests/pal-demo install
 
 check-images:
 	$(MAKE) -C guests check
 	$(MAKE) -C guests/bench check
 	$(MAKE) -C guests/zoo check
+	$(MAKE) -C guests/pal-demo check
 
 bochs:
 	$(MAKE) -C guests bochs
