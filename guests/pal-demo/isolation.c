@@ -14,7 +14,7 @@
 #include "x86/instructions.h"
 #include "x86/try.h"
 
-enum { ROUNDS = 4, GUARD_ROUNDS = 300, POISON = 0x60c3, SECRET = 0x5ec2e7 };
+enum { ROUNDS = 2, GUARD_ROUNDS = 200, POISON = 0x60c3, SECRET = 0x5ec2e7 };
 
 struct attack {
     u8 *base;

@@ -18,6 +18,7 @@ EXAMPLES = """\
    turducken pt walk DUMP 0x1234000 --via ept12=0x8bb4000
                                           every entry on an address's way
    turducken zoo run invept-type-0        a mistake that broke hypervisors, and its cure
+   turducken demo shootdown               a security hole that other emulators hide
    turducken images                       what is shipped
    turducken COMMAND --help               the options of a command, and more examples
 """
@@ -25,6 +26,7 @@ EXAMPLES = """\
 LATER = {
     "bench": "turducken.cli.bench",
     "compare": "turducken.cli.compare",
+    "demo": "turducken.cli.demo",
     "pt": "turducken.cli.pt",
     "zoo": "turducken.cli.zoo",
 }

@@ -1,0 +1,63 @@
+"""``turducken demo``: what this is all about, shown in one run."""
+
+from typing import Annotated
+
+import typer
+
+from turducken.apps.trustvisor.app import Sharing
+from turducken.cli import choices
+from turducken.cli.running import STDOUT, interruptible, output_file
+from turducken.cli.teaching import command_with
+from turducken.report.as_json import dump
+from turducken.report.printing import print_plainly
+
+app = typer.Typer(
+    name="demo",
+    help="Demonstrations: what this is all about, shown in one run.",
+    rich_markup_mode="rich",
+    no_args_is_help=True,
+    add_completion=False,
+)
+
+SHOOTDOWN_EXAMPLES = """\
+ Examples
+
+   turducken demo shootdown                     the hole in TrustVisor, and what hides it
+   turducken demo shootdown --json -            the same as JSON
+   turducken run pal-demo-amd64 --cpus 2 --app trustvisor:shootdown=off --cmdline tests=shootdown
+                                                one of the runs by itself
+
+ Exit status: 0 the hole showed where it must and nowhere else, 1 it did not, 2 bad usage
+"""
+
+JsonOption = Annotated[
+    str | None, typer.Option(metavar="FILE|-", rich_help_panel=choices.SHOW, help="Write it there.")
+]
+SharingOption = Annotated[
+    Sharing,
+    typer.Option(help="Whether the processors have one EPT01, or roots of their own."),
+]
+
+
+@app.callback()
+def demo() -> None:
+    """Show what this is all about."""
+
+
+@app.command("shootdown", cls=command_with(SHOOTDOWN_EXAMPLES))
+def shootdown(
+    sharing: SharingOption = Sharing.ONE, seed: choices.Seed = 0, json: JsonOption = None
+) -> int:
+    """Show TrustVisor's missing TLB shootdown: who sees it, and who hides it."""
+    from turducken.report.shootdown import is_as_told, sightings_as_list, story, table, watch
+
+    with output_file("--json", json) as file, interruptible() as check:
+        if json != STDOUT:
+            print_plainly(story())
+        found = list(watch(check, sharing.value, seed))
+        if file is not None:
+            record = {"as_told": is_as_told(found, sharing.value), "runs": sightings_as_list(found)}
+            file.write(dump(record).encode())
+    if json != STDOUT:
+        print_plainly(table(found, sharing.value))
+    return 0 if is_as_told(found, sharing.value) else 1
