@@ -8,11 +8,12 @@ from turducken.arch.exceptions import Vector
 from turducken.arch.registers import CR0, RFLAGS
 from turducken.cpu.decoder import code_bits, linear_address, loads_descriptor, uses_stack
 from turducken.cpu.engine import SegmentIndex, Trap
+from turducken.cpu.engine.grants import LARGE_SHIFT
 from turducken.cpu.events import Event, exception
 from turducken.cpu.special import has_special
 from turducken.mmu.faults import ApicAccess, EptMisconfiguration, EptViolation, Fault, PageFault
 from turducken.mmu.mmu import Access
-from turducken.mmu.rights import ERROR_U, FETCH
+from turducken.mmu.rights import ERROR_U, FETCH, READ
 from turducken.mmu.tlb import Mapping
 
 if TYPE_CHECKING:
@@ -27,9 +28,9 @@ class Accesses:
 
     ``fault`` is the translation that was refused last (None: its address is not canonical),
     ``io_refused`` the exception of the port access that was. ``code_watch`` learns of every page
-    that is granted; while ``virtual_apic_page`` is set, the APIC-access page stands for it. While
-    ``is_implicit`` is set, accesses to descriptor tables and the TSS are supervisor-mode accesses
-    at CPL 3 too.
+    that is granted for fetches, and for stores if ``watches_stores``; while ``virtual_apic_page``
+    is set, the APIC-access page stands for it. While ``is_implicit`` is set, accesses to descriptor
+    tables and the TSS are supervisor-mode accesses at CPL 3 too.
     """
 
     def __init__(self, processor: "Processor") -> None:
@@ -38,11 +39,13 @@ class Accesses:
         self.io_refused: Event | None = None
         self.virtual_apic_page: int | None = None
         self.code_watch: Callable[[int, int, int], None] | None = None
+        self.watches_stores = True
         self.is_implicit = False
 
     def fill(self, page: int, kind: int) -> int | None:
         """Translate the linear ``page`` for the engine; on a fault, remember it."""
-        state, mmu = self._p.state, self._p.mmu
+        p = self._p
+        state, mmu = p.state, p.mmu
         if page > mmu.address_mask >> 1 and state.is_64bit and not self._is_canonical(page):
             self.fault = None
             return None
@@ -54,12 +57,22 @@ class Accesses:
                 return self.virtual_apic_page
             self.fault = found
             return None
-        if self._p.policy.evicted():
-            self._p.engine.is_stale = True
-        place = (found.page | page & ((1 << found.shift) - 1)) & ~PAGE_OFFSET_MASK
+        if p.policy.evicted():
+            p.engine.is_stale = True
+        shift = found.shift
+        place = (found.page | page & ((1 << shift) - 1)) & ~PAGE_OFFSET_MASK
+        if shift >= LARGE_SHIFT and kind != FETCH:
+            self._grant_large(page, place, kind)
         if self.code_watch is not None:
-            self.code_watch(self._p.index, place, kind)
+            self.code_watch(p.index, place, kind)
         return place
+
+    def _grant_large(self, page: int, place: int, kind: int) -> None:
+        """Let the engine use a large page's translation for all of its data, if nobody minds."""
+        if self.is_implicit or not self._p.mmu.answers_for_whole_pages:
+            return
+        if kind == READ or not self.watches_stores:
+            self._p.engine.grant_large(page, place, kind)
 
     def _is_canonical(self, address: int) -> bool:
         return is_canonical(address, width=self._p.mmu.address_mask.bit_length())

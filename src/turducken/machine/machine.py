@@ -123,6 +123,7 @@ class Machine:
                 processor.accesses.code_watch = self.code_pages.touch
         else:
             self.processors[0].accesses.code_watch = self.code_pages.touch_alone
+            self.processors[0].accesses.watches_stores = False
 
     def _make_processor(self, index: int) -> Processor:
         options = self.options

@@ -103,6 +103,8 @@ class PhysicalMemory:
 
     def is_ram(self, address: int, length: int = 1) -> bool:
         """Tell whether all of ``length`` bytes at host-physical ``address`` are RAM."""
+        if 0 <= address <= self._low_size - length:
+            return True
         first, last = self.offset_of(address), self.offset_of(address + length - 1)
         return first is not None and last is not None and last - first == length - 1
 

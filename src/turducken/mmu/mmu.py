@@ -4,6 +4,7 @@ Without EPT, one walk; with EPT, every address that the guest's tables name is i
 (SDM 3C, "EPT Overview"). What was found is cached in the TLB model, which is asked first.
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from turducken.memory import PhysicalMemory
@@ -16,6 +17,7 @@ from turducken.mmu.faults import (
     PmlFull,
 )
 from turducken.mmu.policy import TlbPolicy
+from turducken.mmu.rewalk import Origin, Rewalks
 from turducken.mmu.rights import (
     EPT_NEEDED,
     EPT_RIGHTS,
@@ -123,6 +125,10 @@ class Mmu:
         self.address_mask = (1 << 48) - 1
         self.has_32bit_addresses = True
         self._has_globals = False
+        self._rewalks_by_tag: dict[LinearTag, Rewalks] | None = (
+            None if policy.acts_when_added else {}
+        )
+        self._rewalks: Rewalks | None = None
         self._set_tag(LinearTag(0, 0, NO_EPT))
 
     def _set_tag(self, tag: LinearTag) -> None:
@@ -131,6 +137,10 @@ class Mmu:
         self._global_space = self.tlb.linear_space(tag._replace(pcid=GLOBAL))
         if tag.ep4ta != NO_EPT:
             self._physical_space = self.tlb.guest_physical_space(tag.ep4ta)
+        if self._rewalks_by_tag is not None:
+            self._rewalks = self._rewalks_by_tag.get(tag)
+            if self._rewalks is None:
+                self._rewalks = self._rewalks_by_tag[tag] = Rewalks(self.memory.words)
 
     def configure(
         self,
@@ -150,6 +160,11 @@ class Mmu:
         tag = LinearTag(vpid, pcid, ept.ep4ta if ept else NO_EPT)
         if tag != self.tag:
             self._set_tag(tag)
+
+    @property
+    def answers_for_whole_pages(self) -> bool:
+        """Tell whether what `translate` finds for one access holds for others to the same page."""
+        return self.apic_access_page is None
 
     def enable_globals(self, *, enabled: bool) -> None:
         """Follow CR4.PGE."""
@@ -247,6 +262,10 @@ class Mmu:
             if not pdpte & 1:
                 return self._no_translation(access, reserved=False)
             start = Start(1, pdpte & fmt.levels[0].table_address)
+        origin = self._origin(fmt, start)
+        known = self._walk_again(access, address, origin)
+        if known is not None:
+            return known
         found = walk(fmt, tables, self.root, address, start)
         if found.stop is Stop.NO_MEMORY:
             assert isinstance(tables, _GuestTables)
@@ -264,8 +283,58 @@ class Mmu:
         mapping = self._map_page(found, access, address)
         if isinstance(mapping, Mapping):
             self._remember(fmt, found, start, address, mapping)
+            self._remember_walk(fmt, found, origin, address, mapping)
             return self._check_apic_page(mapping, access) or mapping
         return mapping
+
+    def _origin(self, fmt: BoundFormat, start: Start | None) -> Origin:
+        if self.ept is None:
+            return Origin(fmt, self.root, start)
+        return Origin(fmt, self.root, start, self.ept, self._physical_space.changes)
+
+    def _walk_again(self, access: Access, address: int, origin: Origin) -> Mapping | None:
+        """Do what `_walk` does, if it has done it for this page and would do the same now."""
+        if self._rewalks is None:
+            return None
+        known = self._rewalks.find(address >> 12, origin)
+        if known is None:
+            return None
+        mapping = known.mapping
+        _, kind, user, ac = access
+        all_of, any_of, leaf = mapping.all_of, mapping.any_of, mapping.leaf
+        if (
+            not is_allowed(self.mode, all_of, any_of, leaf, kind, user=user, ac=ac)
+            or (kind == WRITE and not mapping.is_dirty)
+            or self._refuse(mapping, access) is not None
+        ):
+            return None
+        space = self._global_space if leaf & _G and self._has_globals else self._space
+        space.add(address, mapping)
+        for key, below in known.structures:
+            self._space.add_structure(key, address, below)
+        return mapping
+
+    def _remember_walk(
+        self, fmt: BoundFormat, found: Walk, origin: Origin, address: int, mapping: Mapping
+    ) -> None:
+        if self._rewalks is None:
+            return
+        places = []
+        for step in found.steps:
+            place = step.address
+            if self.ept is not None:
+                outer = self._physical_space.find(place)
+                if outer is None:
+                    return
+                place = outer.page | place & ((1 << outer.shift) - 1)
+            offset = self.memory.offset_of(place)
+            if offset is None:
+                return
+            places.append(offset >> 3)
+        structures = tuple(_structures(fmt, found, origin.start))
+        if self.ept is not None:
+            origin = origin._replace(outer=self._physical_space.changes)
+        self._rewalks.remember(address >> 12, origin, places, mapping, structures)
 
     def _no_translation(self, access: Access, *, reserved: bool) -> PageFault:
         code = not_present_error(self.mode, access.kind, user=access.user, reserved=reserved)
@@ -478,6 +547,13 @@ def _remember_structures(
     space: Space, fmt: BoundFormat, found: Walk, start: Start | None, address: int
 ) -> None:
     """Cache every entry that a successful walk read above the leaf."""
+    for key, below in _structures(fmt, found, start):
+        space.add_structure(key, address, below)
+
+
+def _structures(
+    fmt: BoundFormat, found: Walk, start: Start | None
+) -> Iterator[tuple[StructureKey, Start]]:
     all_of, any_of = (ALL_ONES, 0) if start is None else (start.all_of, start.any_of)
     keys = _structure_keys(fmt)
     for step in found.steps[:-1]:
@@ -485,7 +561,7 @@ def _remember_structures(
         all_of &= step.entry | level.neutral
         any_of |= step.entry
         below = Start(step.level + 1, step.entry & level.table_address, all_of, any_of)
-        space.add_structure(keys[step.level], address, below)
+        yield keys[step.level], below
 
 
 class _GuestTables:

@@ -18,6 +18,8 @@ class TlbPolicy(Protocol):
     name: str
     acts_when_stopped: bool
     """`stopped` does something, so it must be called each time."""
+    acts_when_added: bool
+    """`added` does something: it may tell one mapping from another that is equal to it."""
 
     def added(self, tlb: Tlb, space: Space, address: int, mapping: Mapping) -> None:
         """A mapping was added to ``space``."""
@@ -37,6 +39,7 @@ class Keep:
 
     name = "keep"
     acts_when_stopped = False
+    acts_when_added = False
 
     def added(self, tlb: Tlb, space: Space, address: int, mapping: Mapping) -> None:
         """Keep it."""
@@ -67,6 +70,7 @@ class Finite(Keep):
     """A limited number of page mappings, the oldest giving way, as real parts have."""
 
     name = "finite"
+    acts_when_added = True
 
     def __init__(self, capacity: int = 64) -> None:
         self._capacity = capacity

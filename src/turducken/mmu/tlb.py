@@ -67,10 +67,10 @@ class Space:
     """The mappings with one tag: pages by size and number, structure entries by cache and number.
 
     A space that holds anything is listed in ``live`` under its ``tag`` (of the kind that the caller
-    uses there).
+    uses there). ``changes`` grows whenever `find` may find something else.
     """
 
-    __slots__ = ("_live", "_parts", "_tag", "pages", "structures")
+    __slots__ = ("_live", "_parts", "_tag", "changes", "pages", "structures")
 
     def __init__(self, tag: object, live: "dict[Any, Space]") -> None:
         self.pages: dict[int, dict[int, Mapping]] = {}
@@ -78,6 +78,7 @@ class Space:
         self._parts: dict[int, dict[int, set[tuple[int, int]]]] = {}
         self._tag = tag
         self._live = live
+        self.changes = 0
 
     def find(self, address: int) -> Mapping | None:
         """Return the mapping of the page that holds ``address``, smallest page first."""
@@ -96,6 +97,7 @@ class Space:
             # The order of sizes must not depend on the order of events.
             self.pages = dict(sorted(self.pages.items()))
         pages[address >> shift] = mapping
+        self.changes += 1
         if whole > shift:
             parts = self._parts.setdefault(whole, {}).setdefault(address >> whole, set())
             parts.add((shift, address >> shift))
@@ -112,6 +114,7 @@ class Space:
         if pages.get(number) is not mapping:
             return False
         del pages[number]
+        self.changes += 1
         return True
 
     def forget(self, address: int, *, whole: bool = True) -> int:
@@ -122,6 +125,7 @@ class Space:
         paging structures" (SDM 3A, "Operations that Invalidate TLBs and Paging-Structure Caches").
         """
         dropped = 0
+        self.changes += 1
         for shift, pages in self.pages.items():
             if pages.pop(address >> shift, None) is not None:
                 dropped += 1
@@ -142,6 +146,7 @@ class Space:
     def clear(self) -> int:
         """Drop everything; return how many page mappings there were."""
         dropped = len(self)
+        self.changes += 1
         self.pages.clear()
         self.structures.clear()
         self._parts.clear()

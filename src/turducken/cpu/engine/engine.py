@@ -10,6 +10,7 @@ from turducken.address import PAGE_SIZE
 from turducken.cpu.engine import library
 from turducken.cpu.engine.budget import Budget
 from turducken.cpu.engine.field_access import FieldAccess
+from turducken.cpu.engine.grants import LARGE_SHIFT, Grants
 from turducken.cpu.engine.guestmode import enter_guest_mode
 from turducken.cpu.engine.selfcheck import check_layout
 from turducken.cpu.engine.state import RIP, Checkpoint, State
@@ -106,7 +107,6 @@ class Engine:
         self.is_stale = False
         self.is_code_stale = False
         self.fetched: dict[int, int] = {}
-        self._granted: dict[int, tuple[int, int]] = {}
         self._running_budget = 0
         self._is_stepping = self._can_step = False
         self._map_memory()
@@ -116,6 +116,8 @@ class Engine:
         self.fields = FieldAccess(
             self.state.address, self._budget.data, self._on_interrupt, native=native
         )
+        self._fill = library.FILL_HOOK(self._on_fill)
+        self.grants = Grants(self.state, self._fill, native=native)
         self._add_hooks()
         self._budget.left = 1 << 62
         enter_guest_mode(self._engine, self._handle, self.state)
@@ -142,9 +144,8 @@ class Engine:
         library.mmio_map(self._handle, _DEVICE_WINDOW, _DEVICE_WINDOW, read, None, write, None)
 
     def _add_hooks(self) -> None:
-        self._fill = library.FILL_HOOK(self._on_fill)
-        library.add_hook(self._handle, unicorn_const.UC_HOOK_TLB_FILL, self._fill)
         for kind, owner in (
+            (unicorn_const.UC_HOOK_TLB_FILL, self.grants),
             (unicorn_const.UC_HOOK_INTR, self.fields),
             (unicorn_const.UC_HOOK_BLOCK, self._budget),
         ):
@@ -224,7 +225,7 @@ class Engine:
     def flush_tlb(self) -> None:
         """Make every access ask `EngineHost.fill` again."""
         self.fetched.clear()
-        self._granted.clear()
+        self.grants.forget()
         self.fields.forget_code()
         library.flush_tlb(self._handle)
 
@@ -265,19 +266,16 @@ class Engine:
         result: "ctypes._Pointer[ctypes.c_uint64]",
         _data: int,
     ) -> bool:
-        kind = _KINDS[access]
-        grant = _GRANT[kind]
         if self._is_entering:
             result[0], result[1] = page, unicorn_const.UC_PROT_ALL
             return True
+        kind = _KINDS[access]
         target = None
         if not self._aborted:
-            # The engine's own TLB forgets when it likes; what it was told since it was last flushed
-            # holds, so that its memory has no influence on the run.
-            key = self.state.access_key(page)
-            before = self._granted.get(key)
-            if before is not None and before[1] & _NEEDED[kind]:
-                result[0], result[1] = before
+            key = self.grants.key(page)
+            known = self.grants.find(key, _NEEDED[kind])
+            if known is not None:
+                result[0], result[1] = known
                 return True
             try:
                 target = self._host.fill(page, kind)
@@ -294,13 +292,18 @@ class Engine:
         elif kind == FETCH:
             self.fetched[page] = target
             self.fields.remember_code(page, self._host_address(target))
-        if before is not None and before[0] == target:
-            grant |= before[1]
-        self._granted[key] = (target, grant)
-        result[0], result[1] = target, grant
+        result[0], result[1] = target, self.grants.add(key, target, _GRANT[kind])
         if self.is_stale or self.is_code_stale:
             self.fields.forbid()
         return True
+
+    def grant_large(self, page: int, target: int, kind: int) -> None:
+        """Grant what `EngineHost.fill` is about to grant to the 2 MiB around the page, not fetches.
+
+        That saves asking for the rest of it. All of it must be RAM.
+        """
+        if self._memory.is_ram(target >> LARGE_SHIFT << LARGE_SHIFT, 1 << LARGE_SHIFT):
+            self.grants.add_large(self.grants.key(page), target, _GRANT[kind])
 
     def _host_address(self, place: int) -> int:
         """Return where the RAM at host-physical ``place`` is in this process."""

@@ -222,11 +222,6 @@ class State:
             words[HFLAGS] = summary & ~H_SHADOW
         return words[EFLAGS]
 
-    def access_key(self, page: int) -> int:
-        """Return ``page`` joined with what else the engine tells its translations apart by."""
-        words = self.words
-        return page | words[HFLAGS] & H_CPL | words[EFLAGS] >> 16 & 4
-
     def forget_exception(self) -> None:
         """Clear what the engine would otherwise carry over from the last exception."""
         self.words[EXCEPTION] = 0
