@@ -123,6 +123,16 @@ Seed = Annotated[
         help="Another schedule of the processors, and other choices of --tlb random. 0: in turn.",
     ),
 ]
+Sanitize = Annotated[
+    str | None,
+    typer.Option(
+        "--sanitize",
+        metavar="[report|strict]",
+        rich_help_panel=SHOW,
+        help="Report every use of a translation that should have been invalidated, and who left "
+        "that out; --sanitize=strict: status 1 where there is one.",
+    ),
+]
 Until = Annotated[
     str | None,
     typer.Option(metavar="REGEX", rich_help_panel=_STOP, help="A line of the console: status 0."),
@@ -172,6 +182,12 @@ class SystemChoices:
         )
         options.check()
         return options
+
+
+def check_sanitize(value: str) -> None:
+    """Raise InputError unless this is how `--sanitize` may be used."""
+    if value not in ("report", "strict"):
+        raise InputError(f"--sanitize={value}: one of report, strict")
 
 
 def _address(text: str) -> int:

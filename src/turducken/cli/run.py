@@ -2,12 +2,14 @@
 
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import IO, Annotated
 
 import typer
 
 from turducken.cli import choices
 from turducken.cli.errors import InputError
+from turducken.cli.findings import STRICT, Findings
 from turducken.cli.running import STDOUT, interruptible, output_file
 from turducken.cli.teaching import command_with
 from turducken.report import as_json
@@ -20,13 +22,15 @@ EXAMPLES = """\
    turducken run                                    lhv-amd64, with all its tests
    turducken run lhv-i386-pae --cpus 2 --tlb random --seed 7
    turducken run lhv-amd64 --cmdline "tests=ept" --json result.json
+   turducken run my-hypervisor.elf --mode bare --cpus 2 --sanitize=strict
    turducken run xen-4.17-amd64.gz --module any-file --memory 1G \\
        --cmdline "com1=115200 console=com1" --until "VMX enabled" --fail-on "Panic on CPU"
 
  Exit status
 
    0  the guest said success (debug-exit 0), or --until matched
-   1  the guest failed: another debug-exit value, --fail-on, triple fault, all halted for good
+   1  the guest failed: another debug-exit value, --fail-on, triple fault, all halted for good;
+      with --sanitize=strict also: an invalidation is missing
    2  bad usage, image or profile
    3  --max-instructions was reached
 """
@@ -59,7 +63,7 @@ SnapshotOption = Annotated[
 
 def mount(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("run", cls=command_with(EXAMPLES))(run)
+    app.command("run", cls=command_with(EXAMPLES, {"--sanitize": "report"}))(run)
 
 
 def run(
@@ -82,6 +86,7 @@ def run(
     quiet: Quiet = False,
     watch: choices.Watch = [],  # noqa: B006 - Typer copies it
     snapshot: SnapshotOption = None,
+    sanitize: choices.Sanitize = None,
 ) -> int:
     """Run an image on the machine."""
     chosen = choices.SystemChoices(
@@ -102,21 +107,27 @@ def run(
     if console == json == STDOUT:
         raise InputError("--console - and --json -: standard output can take only one of them")
     options = chosen.resolve()
+    if sanitize is not None:
+        choices.check_sanitize(sanitize)
+        options = replace(options, observed=True)
     with ExitStack() as files:
         console_file = files.enter_context(output_file("--console", console))
         json_file = files.enter_context(output_file("--json", json))
         check = files.enter_context(interruptible())
         system = System(options)
+        findings = None if sanitize is None else Findings(system)
         if console_file is not None:
             system.console.on_byte = _byte_writer(console_file)
         shown = not quiet and STDOUT not in (console, json)
-        result = _run_shown(system, stops, check) if shown else system.run(stops, check)
+        result = _run_shown(system, stops, check, findings) if shown else system.run(stops, check)
         if json_file is not None:
-            text = as_json.dump(as_json.result_as_dict(system, result))
-            json_file.write(text.encode())
+            told = as_json.result_as_dict(system, result)
+            told["findings"] = None if findings is None else findings.as_list()
+            json_file.write(as_json.dump(told).encode())
         if snapshot is not None:
             _save(system, snapshot)
-        return result.exit_status
+        is_wrong = findings is not None and sanitize == STRICT and findings.has_failed
+        return result.exit_status or int(is_wrong)
 
 
 def _save(system: System, path: str) -> None:
@@ -135,7 +146,9 @@ def _byte_writer(file: IO[bytes]) -> Callable[[int], None]:
     return write
 
 
-def _run_shown(system: System, stops: Stops, check: Callable[[], None]) -> Result:
+def _run_shown(
+    system: System, stops: Stops, check: Callable[[], None], findings: "Findings | None"
+) -> Result:
     """Run with the console on standard output, and a live view where that is a terminal."""
     from turducken.report.live import LiveView
     from turducken.report.plain import PlainView
@@ -150,6 +163,10 @@ def _run_shown(system: System, stops: Stops, check: Callable[[], None]) -> Resul
         view.turn()
 
     with view:
+        if findings is not None:
+            findings.show = view.tell
         result = system.run(stops, turn)
     print_plainly(summary(system, result), terminal)
+    if findings is not None:
+        terminal.print(findings.summary, highlight=False)
     return result

@@ -9,9 +9,18 @@ from typer.core import TyperCommand, TyperGroup
 
 
 class TeachingCommand(TyperCommand):
-    """A command whose ``examples`` follow its help."""
+    """A command whose ``examples`` follow its help.
+
+    ``implied`` are the values of options that may stand without one.
+    """
 
     examples = ""
+    implied: Mapping[str, str] = {}
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Give options that stand without a value theirs."""
+        told = [f"{one}={self.implied[one]}" if one in self.implied else one for one in args]
+        return super().parse_args(ctx, told)
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Print the help, then the examples."""
@@ -48,9 +57,10 @@ class TeachingGroup(TyperGroup):
         return super().get_command(ctx, cmd_name)
 
 
-def command_with(examples: str) -> type[TeachingCommand]:
-    """Return a class of commands with these examples, for Typer's ``cls``."""
-    return type("TeachingCommand", (TeachingCommand,), {"examples": examples})
+def command_with(examples: str, implied: Mapping[str, str] | None = None) -> type[TeachingCommand]:
+    """Return a class of commands with these examples and values, for Typer's ``cls``."""
+    members = {"examples": examples, "implied": implied or {}}
+    return type("TeachingCommand", (TeachingCommand,), members)
 
 
 def group_with(examples: str, later: Mapping[str, str]) -> type[TeachingGroup]:

@@ -49,6 +49,10 @@ class LiveView:
     def _line(self, line: str) -> None:
         self._live.console.print(console_line(line), soft_wrap=True)
 
+    def tell(self, text: str) -> None:
+        """Show a paragraph among the console's lines."""
+        self._live.console.print(Text(text, style="yellow"))
+
     def turn(self) -> None:
         """Draw, if it is time."""
         now = time.perf_counter()

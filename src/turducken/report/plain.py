@@ -20,6 +20,10 @@ class PlainView:
         if self._system.console.unfinished:
             _line(self._system.console.unfinished)
 
+    def tell(self, text: str) -> None:
+        """Show a paragraph among the console's lines."""
+        _line(text)
+
     def turn(self) -> None:
         """There is nothing to draw."""
 

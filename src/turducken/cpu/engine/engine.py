@@ -229,6 +229,10 @@ class Engine:
         self.fields.forget_code()
         library.flush_tlb(self._handle)
 
+    def refill(self) -> None:
+        """Ask for each access again; what `EngineHost.fill` granted last holds."""
+        library.flush_tlb(self._handle)
+
     def flush_code(self) -> None:
         """Forget translated code: someone else wrote to a page that this engine has executed."""
         library.flush_code(self._handle)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from elftools.common.exceptions import ELFError
+from elftools.dwarf.dwarfinfo import DWARFInfo
 from elftools.elf.elffile import ELFFile
 
 from turducken.machine.boot.errors import ImageError
@@ -154,6 +155,13 @@ class ElfImage:
             fields[_SECTION_ADDRESS_FIELD] = addresses.get(index, fields[_SECTION_ADDRESS_FIELD])
             headers.append(self._section_format.pack(*fields))
         return b"".join(headers)
+
+    def debug_information(self) -> DWARFInfo | None:
+        """Return the file's DWARF, or None where it has none that can be read."""
+        try:
+            return self._elf.get_dwarf_info() if self._elf.has_dwarf_info() else None
+        except (ELFError, struct.error, ValueError, KeyError, TypeError, AttributeError):
+            return None
 
     def symbols(self) -> Symbols:
         """Return the named addresses of the symbol table (none where it is missing or broken)."""

@@ -1,0 +1,376 @@
+"""What a processor would hold that drops nothing early, with the entries that it came from.
+
+A view is such a processor: the machine's own (`HardwareView`), and where our hypervisor runs an L1,
+also the one that L1 believes it has (`VirtualView`), whose EPT is EPT12. Every use of a translation
+is looked up here, so what the machine's TLB policy keeps has no influence on what is found.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from turducken.check.changes import Source
+from turducken.check.watch import EntryWatch
+from turducken.memory import TableMemory
+from turducken.mmu.mmu import EptSetup
+from turducken.mmu.rights import EPT_RIGHTS
+from turducken.mmu.tlb import GLOBAL, LinearTag, Mapping, Space, StructureKey, Tlb
+from turducken.paging import entries as e
+from turducken.paging.formats import BoundFormat
+from turducken.paging.walker import ALL_ONES, Start, Stop, Walk, walk
+
+_G = e.PTE.mask("G")
+
+GUEST = "guest"
+"""The stage of a guest's own page tables (and of a hypervisor's, for itself)."""
+
+
+@dataclass(slots=True)
+class Record(Mapping):
+    """A cached translation, and the entries that it was made of.
+
+    ``root`` is what the walk began with; ``epoch`` when it was last judged (`EntryWatch.epoch`).
+    """
+
+    sources: tuple[Source, ...] = ()
+    root: int = 0
+    epoch: int = -1
+    composed_epoch: int = -1
+    below: tuple[Source, ...] = ()
+    """Entries of EPT01 behind a translation by EPT12."""
+
+    @property
+    def is_current(self) -> bool:
+        """Tell whether all its entries are as they were."""
+        return all(one.change is None for one in self.sources)
+
+
+class Traced(Start):
+    """A paging-structure-cache entry with the entries that it came from."""
+
+    sources: tuple[Source, ...]
+
+
+class Regime(NamedTuple):
+    """What translates at present: the registers as the walk needs them.
+
+    ``pdptes`` are PAE's; ``ept_stage`` names the EPT in force.
+    """
+
+    paging: BoundFormat | None
+    root: int
+    pdptes: tuple[int, ...] | None
+    tag: LinearTag
+    ept: EptSetup | None
+    ept_stage: str
+    has_globals: bool
+
+    def root_for(self, address: int) -> int:
+        """Return what decides where a walk for ``address`` begins."""
+        if self.pdptes is not None:
+            return self.pdptes[address >> 30 & 3]
+        return self.root & self.paging.root_mask if self.paging is not None else 0
+
+
+class Now(NamedTuple):
+    """What the tables say at this moment: ``page`` and ``gpa`` are those of 4 KiB."""
+
+    page: int
+    gpa: int
+    all_of: int
+    any_of: int
+    leaf: int
+    ept_all_of: int
+    ept_leaf: int
+
+
+class View:
+    """One processor's translations. ``memory`` is where its tables are, by its own addresses."""
+
+    def __init__(self, watch: EntryWatch, memory: TableMemory) -> None:
+        self.tlb = Tlb(_nothing)
+        self.regime: Regime | None = None
+        self.uses_ept: set[int] = set()
+        """EP4TAs that were in force since INVEPT last acted on them."""
+        self.uses_vpid: set[int] = set()
+        """VPIDs that were in force since INVVPID last acted on them."""
+        self._watch = watch
+        self._memory = memory
+
+    def place(self, address: int) -> int | None:
+        """Return the host-physical address of one of this view's own."""
+        return address
+
+    # Looking up
+
+    def find(self, address: int) -> Record | None:
+        """Return what is cached for a linear address (guest-physical, while paging is off)."""
+        regime = self.regime
+        if regime is None:
+            return None
+        if regime.paging is None:
+            return None if regime.ept is None else self._find_physical(regime.ept.ep4ta, address)
+        tag = regime.tag
+        tlb = self.tlb
+        found = tlb.linear_space(tag).find(address)
+        if found is None:
+            found = tlb.linear_space(LinearTag(tag.vpid, GLOBAL, tag.ep4ta)).find(address)
+        return found  # type: ignore[return-value]
+
+    def _find_physical(self, ep4ta: int, gpa: int) -> Record | None:
+        return self.tlb.guest_physical_space(ep4ta).find(gpa)  # type: ignore[return-value]
+
+    def drop(self, address: int, record: Record) -> None:
+        """Forget a translation that has been reported."""
+        regime = self.regime
+        assert regime is not None
+        if regime.paging is None:
+            assert regime.ept is not None
+            spaces = [self.tlb.guest_physical_space(regime.ept.ep4ta)]
+        else:
+            tags = (regime.tag, regime.tag._replace(pcid=GLOBAL))
+            spaces = [self.tlb.linear_space(one) for one in tags]
+        for space in spaces:
+            space.remove(record.shift, address >> record.shift, record)
+
+    # Caching
+
+    def record(self, address: int) -> Record | None:
+        """Walk as the processor does, from what is cached, and cache the result."""
+        regime = self.regime
+        if regime is None:
+            return None
+        if regime.paging is None:
+            return None if regime.ept is None else self._outer(regime, regime.ept, address)
+        tables = _Tables(self, regime)
+        space = self.tlb.linear_space(regime.tag)
+        start = _cached(space, regime.paging, address) or _begin(regime, address)
+        found = walk(regime.paging, tables, regime.root, address, start)
+        if found.stop is not Stop.PAGE:
+            return None
+        own = self._sources(found, start, GUEST, regime.paging, tables.places, flags=False)
+        record = Record(
+            found.page, found.shift, found.all_of, found.any_of, found.leaf, True, found.page
+        )
+        sources = [*own, *tables.sources]
+        if regime.ept is not None and not self._extend(regime, address, record, sources):
+            return None
+        record.sources = tuple(dict.fromkeys(sources))
+        record.root = regime.root_for(address)
+        if found.leaf & _G and regime.has_globals:
+            tag = regime.tag._replace(pcid=GLOBAL)
+            self.tlb.linear_space(tag).add(address, record)
+        else:
+            space.add(address, record)
+        above = _through(own, found, tuple(tables.sources))
+        _remember(space, regime.paging, found, start, address, above)
+        return record
+
+    def _extend(self, regime: Regime, address: int, record: Record, sources: list[Source]) -> bool:
+        """Let EPT translate the page too."""
+        assert regime.ept is not None
+        shift = record.shift
+        gpa = record.page + (address & (1 << shift) - 1)
+        outer = self._outer(regime, regime.ept, gpa)
+        if outer is None:
+            return False
+        record.whole_shift = shift
+        record.shift = min(shift, outer.shift)
+        mask = (1 << record.shift) - 1
+        record.gpa = gpa & ~mask
+        record.page = (outer.page | gpa & (1 << outer.shift) - 1) & ~mask
+        record.ept_all_of, record.ept_leaf = outer.ept_all_of, outer.ept_leaf
+        sources[:0] = outer.sources
+        return True
+
+    def _outer(self, regime: Regime, ept: EptSetup, gpa: int) -> Record | None:
+        """Return the guest-physical mapping for ``gpa``, made now where there is none."""
+        space = self.tlb.guest_physical_space(ept.ep4ta)
+        known = space.find(gpa)
+        if known is not None:
+            return known  # type: ignore[return-value]
+        if gpa >> ept.format.address_bits:
+            return None
+        start = _cached(space, ept.format, gpa)
+        found = walk(ept.format, self._memory, ept.ep4ta, gpa, start)
+        if found.stop is not Stop.PAGE:
+            return None
+        own = self._sources(
+            found, start, regime.ept_stage, ept.format, None, flags=ept.accessed_dirty
+        )
+        page, rights = gpa >> found.shift << found.shift, found.all_of & EPT_RIGHTS
+        record = Record(found.page, found.shift, 7, 0, 0, True, page, rights, found.leaf)
+        record.sources = tuple(own)
+        record.root = int(ept.accessed_dirty)
+        space.add(gpa, record)
+        _remember(space, ept.format, found, start, gpa, _through(own, found, ()))
+        return record
+
+    def _sources(
+        self,
+        found: Walk,
+        start: Start | None,
+        stage: str,
+        fmt: BoundFormat,
+        places: list[int] | None,
+        *,
+        flags: bool,
+    ) -> list[Source]:
+        """Return the entries of a walk, those of the cached ``start`` first."""
+        sources = list(start.sources) if isinstance(start, Traced) else []
+        own = [one for one in sources if one.stage == stage]
+        parent = own[-1] if own else None
+        for number, step in enumerate(found.steps):
+            place = self.place(step.address) if places is None else places[number]
+            assert place is not None  # an entry was read there
+            parent = self._watch.source(
+                place, step.entry, stage, fmt, step.level, parent=parent, flags=flags
+            )
+            sources.append(parent)
+        return sources
+
+    # The tables as they are
+
+    def now(self, address: int) -> Now | None:
+        """Translate by what is in memory at this moment; None where nothing is mapped."""
+        regime = self.regime
+        assert regime is not None
+        gpa, all_of, any_of, leaf = address, e.PTE.mask("R/W", "U/S"), 0, 0
+        if regime.paging is not None:
+            tables = _FreshTables(self, regime)
+            start = _begin(regime, address)
+            found = walk(regime.paging, tables, regime.root, address, start)
+            if found.stop is not Stop.PAGE:
+                return None
+            gpa, all_of, any_of, leaf = (
+                found.output(address),
+                found.all_of,
+                found.any_of,
+                found.leaf,
+            )
+        gpa &= -4096
+        if regime.ept is None:
+            return Now(gpa, gpa, all_of, any_of, leaf, EPT_RIGHTS, 0)
+        outer = self.outer_now(regime.ept, gpa)
+        if outer is None:
+            return None
+        page = outer.output(gpa) & -4096
+        return Now(page, gpa, all_of, any_of, leaf, outer.all_of & EPT_RIGHTS, outer.leaf)
+
+    def outer_now(self, ept: EptSetup, gpa: int) -> Walk | None:
+        """Walk the EPT as it is."""
+        if gpa >> ept.format.address_bits:
+            return None
+        found = walk(ept.format, self._memory, ept.ep4ta, gpa)
+        return found if found.stop is Stop.PAGE else None
+
+
+class _Tables:
+    """The guest's tables, through the guest-physical mappings that are cached."""
+
+    def __init__(self, view: View, regime: Regime) -> None:
+        self._view = view
+        self._regime = regime
+        self.sources: list[Source] = []
+        self.places: list[int] = []
+
+    def load(self, address: int, size: int) -> int | None:
+        ept = self._regime.ept
+        view = self._view
+        if ept is not None:
+            outer = view._outer(self._regime, ept, address)
+            if outer is None:
+                return None
+            self.sources += outer.sources
+            address = outer.page | address & (1 << outer.shift) - 1
+        place = view.place(address)
+        if place is None:
+            return None
+        self.places.append(place)
+        return view._memory.load(address, size)
+
+    def store(self, address: int, size: int, value: int) -> None:
+        raise AssertionError("the walker only reads")
+
+
+class _FreshTables:
+    """The guest's tables, through the EPT as it is."""
+
+    def __init__(self, view: View, regime: Regime) -> None:
+        self._view = view
+        self._regime = regime
+
+    def load(self, address: int, size: int) -> int | None:
+        ept = self._regime.ept
+        if ept is not None:
+            outer = self._view.outer_now(ept, address)
+            if outer is None:
+                return None
+            address = outer.output(address)
+        return self._view._memory.load(address, size)
+
+    def store(self, address: int, size: int, value: int) -> None:
+        raise AssertionError("the walker only reads")
+
+
+def _nothing() -> None:
+    """Nobody stands in front of a view."""
+
+
+def _begin(regime: Regime, address: int) -> Start | None:
+    """SDM 3A, "PAE Paging": the PDPTEs are registers."""
+    if regime.pdptes is None or regime.paging is None:
+        return None
+    pdpte = regime.pdptes[address >> 30 & 3]
+    return Start(1, pdpte & regime.paging.levels[0].table_address)
+
+
+_KEYS: dict[str, list[StructureKey]] = {}
+
+
+def _keys(fmt: BoundFormat) -> list[StructureKey]:
+    """Return the paging-structure caches of a format, top down."""
+    keys = _KEYS.get(fmt.name)
+    if keys is None:
+        shifts = [level.shift for level in fmt.levels]
+        keys = [StructureKey(fmt.name, one, shifts[one - 1]) for one in range(1, len(shifts))]
+        _KEYS[fmt.name] = keys
+    return keys
+
+
+def _cached(space: Space, fmt: BoundFormat, address: int) -> Start | None:
+    """Return the deepest paging-structure-cache entry for ``address``."""
+    if not space.structures:
+        return None
+    for key in reversed(_keys(fmt)):
+        start = space.structures.get(key, {}).get(address >> key.shift)
+        if start is not None:
+            return start
+    return None
+
+
+def _through(
+    own: list[Source], found: Walk, others: tuple[Source, ...]
+) -> list[tuple[Source, ...]]:
+    """Return, for each step of a walk, the entries read so far."""
+    before = len(own) - len(found.steps)
+    return [(*others, *own[: before + number + 1]) for number in range(len(found.steps))]
+
+
+def _remember(
+    space: Space,
+    fmt: BoundFormat,
+    found: Walk,
+    start: Start | None,
+    address: int,
+    sources: list[tuple[Source, ...]],
+) -> None:
+    """Cache every entry that a walk read above the leaf."""
+    all_of, any_of = (ALL_ONES, 0) if start is None else (start.all_of, start.any_of)
+    keys = _keys(fmt)
+    for number, step in enumerate(found.steps[:-1]):
+        level = fmt.levels[step.level]
+        all_of &= step.entry | level.neutral
+        any_of |= step.entry
+        below = Traced(step.level + 1, step.entry & level.table_address, all_of, any_of)
+        below.sources = sources[number]
+        space.add_structure(keys[step.level], address, below)
