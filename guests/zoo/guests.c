@@ -73,6 +73,30 @@ SCENARIO(global, "global-page-and-cr3")
     check_equal("after", move->after, NEW);
 }
 
+/* One process has ended, the next one gets its PCID; bit 63 of the value for CR3 asks to keep what is
+   cached.  RCX: that value. */
+L2_CODE(l2_changes_space, "mov (%rbx), %rsi; mov %rcx, %cr3", "mov (%rbx), %rdi");
+
+SCENARIO(pcid, "pcid-reused-without-flush")
+{
+    enum { PCID = 5 };
+    struct space first, second;
+    if (!caps.pcid)
+        skip("no PCID");
+    space_create(&first, PAGING_NATIVE);
+    space_create(&second, PAGING_NATIVE);
+    space_map(&first, NOTE_PAGE, physical(access_page(OLD)), RIGHTS);
+    space_map(&second, NOTE_PAGE, physical(access_page(NEW)), RIGHTS);
+    vmwrite(VMCS_GUEST_CR4, vmread(VMCS_GUEST_CR4) | CR4_PCIDE);
+    vmwrite(VMCS_GUEST_CR3, (word)first.root | PCID);
+    vm_start(vm, l2_changes_space.start, 0);
+    vm->regs.bx = PAGE_VALUE;
+    vm->regs.cx = (word)second.root | PCID | (word)faulty << 63;
+    vm_expect_done(vm);
+    check_equal("read by the first process", vm->regs.si, OLD);
+    check_equal("read by the next one", vm->regs.di, NEW);
+}
+
 /* ---- PAE ---- */
 
 L2_CODE32(l2_reads_pae, "mov 0x1234008, %esi", "nop");

@@ -131,6 +131,26 @@ SCENARIO(freed_table, "table-reused-before-invept")
     ept_invalidate(&vm->ept);
 }
 
+/* A large page is split, and the first of its parts is exchanged. */
+SCENARIO(split, "large-page-split-without-invept")
+{
+    enum { REGION = 0x40000000 };
+    u64 page = large_page(0);
+    if (!has_ept_cap(EPT_CAP_2M) || !page)
+        skip("no 2 MiB pages");
+    ((volatile word *)(word)page)[1] = OLD;
+    ept_map(&vm->ept, REGION, page, 2, EPT_RWX | EPT_WB);
+    check_equal("before", l2_reads(vm, REGION + VALUE), OLD);
+    u64 *table = page_alloc();
+    for (unsigned i = 0; i < 512; i++)
+        table[i] = (page + i * PAGE_SIZE) | EPT_RWX | EPT_WB;
+    table[0] = leaf(access_page(NEW), EPT_RWX);
+    ept_write(ept_entry(&vm->ept, REGION, 2), physical(table) | EPT_RWX);
+    if (!faulty)
+        ept_invalidate(&vm->ept);
+    check_equal("read by L2", l2_reads(vm, REGION + VALUE), NEW);
+}
+
 /* ---- roots ---- */
 
 /* Two EPTPs that share their tables below the root: INVEPT of one says nothing about the other. */
@@ -190,6 +210,24 @@ SCENARIO(dirty, "dirty-flag-cleared-without-invept")
     check(*entry & EPT_DIRTY, "a page that L2 has written is marked dirty");
 }
 
+/*
+ * The flags are turned on for a root that has been in use without them: what was cached then has no
+ * reason to set any.
+ */
+SCENARIO(flags_on, "flags-turned-on-without-invept")
+{
+    if (!has_ept_cap(EPT_CAP_AD))
+        skip("no accessed and dirty flags");
+    show(vm, access_page(OLD), EPT_RWX);
+    l2_writes(vm, NOTE_PAGE + 64);
+    vm->ept.eptp |= EPTP_AD;
+    vm_use_ept(&vm->ept);
+    if (!faulty)
+        ept_invalidate(&vm->ept);
+    l2_writes(vm, NOTE_PAGE + 128);
+    check(*note_entry(vm) & EPT_DIRTY, "a page that L2 has written is marked dirty");
+}
+
 /* The notes' page: its leaf is made without a memory type, which is UC.  L2 cannot tell. */
 SCENARIO(type_forgotten, "memory-type-forgotten")
 {
@@ -207,33 +245,4 @@ SCENARIO(write_only, "write-only-entry")
     show(vm, page, faulty ? EPT_WRITE : EPT_READ);
     start_access(vm, faulty ? READ : WRITE, PAGE_VALUE);
     vm_expect(vm, REASON_EPT_VIOLATION);
-}
-
-/* ---- VPIDs ---- */
-
-enum { RIGHTS = PTE_PRESENT | PTE_WRITE | PTE_USER, OWN_VPID = 9 };
-
-/* The page tables of an L2 in which NOTE_PAGE is a page with this value. */
-static void own_space(struct vm *vm, struct space *space, word value)
-{
-    space_create(space, PAGING_NATIVE);
-    ept_map(&vm->ept, OTHER_PAGE, physical(access_page(0)), 1, EPT_RWX | EPT_WB);
-    space_map(space, NOTE_PAGE, physical(access_page(value)), RIGHTS);
-    vm_use_space(vm, space);
-}
-
-/* One L2 has ended; the next one gets its number. */
-SCENARIO(vpid_reused, "vpid-reused-without-invvpid")
-{
-    struct space first, second;
-    vm_needs(CPU2, CPU2_VPID);
-    vmwrite(VMCS_VPID, OWN_VPID);
-    vm_control(vm, CPU2, CPU2_VPID, 0);
-    own_space(vm, &first, OLD);
-    if (l2_reads(vm, PAGE_VALUE) != OLD)
-        broken("L2 does not see its page");
-    own_space(vm, &second, NEW);
-    if (!faulty)
-        try_invvpid(INVVPID_SINGLE, (struct invvpid_operand){ .vpid = OWN_VPID });
-    check_equal("read by the next L2", l2_reads(vm, PAGE_VALUE), NEW);
 }

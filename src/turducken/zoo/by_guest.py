@@ -35,6 +35,19 @@ SCENARIOS = (
         failure=_OLD_PAGE,
     ),
     _scenario(
+        name="pcid-reused-without-flush",
+        title="a PCID goes to another process, and CR3 is written with bit 63 set",
+        story=(
+            "With PCIDs a kernel keeps translations of several processes apart, and bit 63 of "
+            "the value for CR3 says that what is cached under the PCID is still good. It is the "
+            "kernel that has to know when it is not: when the number has gone to another process "
+            "in the meantime, or that process's tables were changed while it was away."
+        ),
+        faulty="The next process reads its predecessor's page.",
+        fixed="Bit 63 is clear the first time that a process gets the PCID.",
+        failure="read by the next one: got 0x1d, expected 0x4e3",
+    ),
+    _scenario(
         name="pdptes-not-loaded",
         title="a PAE guest under EPT is entered without its PDPTEs",
         story=(

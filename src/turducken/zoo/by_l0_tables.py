@@ -163,8 +163,8 @@ SCENARIOS = (
         title="INVEPT of a type that does not exist succeeds",
         story=(
             "L1's mistake (see invept-type-0) has a partner in L0: an emulation that accepts any "
-            "type and any EPTP hides the mistake from whoever develops L1 on it. All its "
-            "tests pass, L1 is shipped, and fails on the first real processor."
+            "type and any EPTP hides the mistake from whoever develops L1 on it. All its tests "
+            "pass, L1 is shipped, and fails on the first real processor."
         ),
         faulty="Types 0 and 3 and malformed EPTPs succeed, without any effect.",
         fixed="VMfailValid with error 28.",

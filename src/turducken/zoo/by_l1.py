@@ -204,6 +204,20 @@ SCENARIOS = (
         failure="L2's access goes through a page that is no table any more",
     ),
     _on_one(
+        name="large-page-split-without-invept",
+        title="a large page is split, and one of its parts exchanged, without INVEPT",
+        story=(
+            "A hypervisor that wants to protect or move 4 KiB of a 2-MiB page replaces the large "
+            "leaf by a table. The old translation covers all of it, and may go on doing so. On "
+            "some processors the two sizes together are worse than stale: a machine check stops "
+            "the host (CVE-2018-12207), which is why the order is not present, INVEPT, then the "
+            "new entry."
+        ),
+        faulty="L2 reads the part that was exchanged, through the old large translation.",
+        fixed="INVEPT after the split.",
+        failure="read by L2: got 0x1d, expected 0x4e3",
+    ),
+    _on_one(
         name="invept-of-one-root-of-two",
         title="two roots share a table, and INVEPT is executed for one of them",
         story=(
@@ -246,6 +260,19 @@ SCENARIOS = (
         failure="a page that L2 has written is marked dirty",
     ),
     _on_one(
+        name="flags-turned-on-without-invept",
+        title="dirty flags are turned on for a root that is in use, without INVEPT",
+        story=(
+            "Dirty logging begins with a bit in the EPTP. What a processor has cached under the "
+            "root was made when there were no flags to set, and it is tagged with the root's "
+            "address, which has not changed: the first writes after the beginning of a migration "
+            "leave no trace. The manual asks for INVEPT before the entry that turns the bit on."
+        ),
+        faulty="L2 writes to a page that it has written before; the flag stays clear.",
+        fixed="INVEPT together with the new EPTP.",
+        failure="a page that L2 has written is marked dirty",
+    ),
+    _on_one(
         name="vpid-reused-without-invvpid",
         title="a VPID is given to the next guest, with the last one's translations",
         story=(
@@ -257,6 +284,21 @@ SCENARIOS = (
         faulty="A second L2 with other page tables gets the first one's VPID, and its page.",
         fixed="INVVPID, single context, when the number is handed out.",
         failure="read by the next L2: got 0x1d, expected 0x4e3",
+    ),
+    _on_one(
+        name="invvpid-spares-global-pages",
+        title="INVVPID of type 3, where L1 has moved a global page",
+        story=(
+            "INVVPID has a type for what MOV to CR3 does in the guest: everything under one VPID "
+            "but the global pages. Hypervisors that shadow or patch their guest's page tables "
+            "like it, since it is cheap, until the page they have moved is one of the guest "
+            "kernel's, which are global nearly always."
+        ),
+        faulty=(
+            "L1 moves a global page of L2's and executes INVVPID of type 3; L2 reads the old page."
+        ),
+        fixed="Type 1, or type 0 with the address.",
+        failure="read by L2: got 0x1d, expected 0x4e3",
     ),
     _on_one(
         name="memory-type-forgotten",
