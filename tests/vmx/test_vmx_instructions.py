@@ -272,6 +272,18 @@ def test_invvpid_operands(loaded, kind, descriptor, address, number):
     assert loaded.check_invvpid(kind, descriptor, address).error == number
 
 
+def test_types_are_refused_without_their_descriptors(loaded):
+    assert [loaded.refuse_invept_type(kind) is None for kind in range(4)] == [
+        False,
+        True,
+        True,
+        False,
+    ]
+    assert all(loaded.refuse_invvpid_type(kind) is None for kind in range(4))
+    assert error(loaded.refuse_invvpid_type(4)) == 28
+    assert error(loaded.refuse_invept_type(-1)) == 28
+
+
 def test_invalidations_without_a_vmcs_or_type(unit):
     assert unit.check_invept(0, 0) == FAIL_INVALID
     assert unit.check_invvpid(9, 1, 0) == FAIL_INVALID

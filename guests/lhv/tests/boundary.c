@@ -7,6 +7,7 @@
 #include "vmx/caps.h"
 #include "vmx/instructions.h"
 #include "vmx/l2traps.h"
+#include "vmx/pages.h"
 #include "x86/bits.h"
 #include "x86/cpu.h"
 #include "x86/instructions.h"
@@ -17,6 +18,7 @@ L2_CODE(l2_nop, "", "nop");
 L2_CODE(l2_nops, "", "nop; nop");
 L2_CODE(l2_wbinvd, "", "wbinvd");
 L2_CODE(l2_out, "", "out %al, $0x80");
+L2_CODE(l2_rdmsr, "", "rdmsr");
 L2_CODE(l2_cpuid, "", "cpuid");
 L2_CODE(l2_ud, "", "ud2");
 L2_CODE(l2_int, "", "int $0x55");
@@ -26,12 +28,29 @@ L2_CODE(l2_int1, "", ".byte 0xf1");
 static const struct {
     const char *name;
     const struct code *code;
-} steps[] = { { "NOP", &l2_nop }, { "WBINVD", &l2_wbinvd }, { "OUT", &l2_out } };
+} steps[] = {
+    { "NOP", &l2_nop }, { "WBINVD", &l2_wbinvd }, { "OUT", &l2_out }, { "RDMSR", &l2_rdmsr }
+};
 
 static void start(struct vm *vm, const struct code *code, word flags)
 {
     vm_start(vm, code->start, 0);
     vmwrite(VMCS_GUEST_RFLAGS, RFLAGS_FIXED | flags);
+}
+
+/* RDMSR does not exit either, and reads an MSR that hypervisors answer for. */
+static void start_step(struct vm *vm, unsigned i, word flags)
+{
+    row(steps[i].name);
+    start(vm, steps[i].code, flags);
+    vm->regs.cx = MSR_VMX_BASIC;
+}
+
+static void use_msr_bitmaps(struct vm *vm)
+{
+    vm_needs(CPU, CPU_MSR_BITMAPS);
+    vmwrite(VMCS_MSR_BITMAP, physical(page_alloc()));
+    vm_control(vm, CPU, CPU_MSR_BITMAPS, 0);
 }
 
 /* ---- the monitor trap flag ---- */
@@ -46,10 +65,10 @@ static void use_mtf(struct vm *vm)
 TEST("boundary", mtf_step, "monitor-trap-before-single-step", 0)
 {
     l2_use_idt(vm);
+    use_msr_bitmaps(vm);
     for (unsigned i = 0; i < ARRAY_LEN(steps); i++) {
-        row(steps[i].name);
+        start_step(vm, i, RFLAGS_TF);
         use_mtf(vm);
-        start(vm, steps[i].code, RFLAGS_TF);
         vm_expect(vm, REASON_MONITOR_TRAP);
         check_equal("IP", vm->ip, (word)steps[i].code->next);
         check_equal("pending debug exceptions", vmread(VMCS_GUEST_PENDING_DEBUG), DB_BS);
@@ -100,9 +119,9 @@ TEST("boundary", mtf_exit, "monitor-trap-cancelled-by-exit", 0)
 TEST("boundary", behind_mov_ss, "pending-debug-behind-mov-ss", 0)
 {
     write_dr6(DR6_CLEAR);
+    use_msr_bitmaps(vm);
     for (unsigned i = 0; i < ARRAY_LEN(steps); i++) {
-        row(steps[i].name);
-        start(vm, steps[i].code, RFLAGS_TF);
+        start_step(vm, i, RFLAGS_TF);
         vmwrite(VMCS_GUEST_INTERRUPTIBILITY, BLOCKING_MOV_SS);
         vmwrite(VMCS_GUEST_PENDING_DEBUG, DB_BS | DB_ENABLED | DB_B0);
         vm_expect(vm, REASON_EXCEPTION);

@@ -277,6 +277,22 @@ TEST("errors", invvpid, "error-invvpid", 0)
     }
 }
 
+#ifdef __x86_64__
+/* A type that is not offered fails before the descriptor is read: this one cannot be. */
+TEST("errors", type_first, "error-invalidation-type-first", 0)
+{
+    const word nowhere = BIT64(63), type = 99;
+    row("INVEPT");
+    if (has_ept_cap(EPT_CAP_INVEPT))
+        check_failed(VMX_INSTRUCTION("invept (%2), %3", "r"(nowhere), "r"(type)),
+                     INVALIDATION_OPERAND);
+    row("INVVPID");
+    if (has_ept_cap(VPID_CAP_INVVPID))
+        check_failed(VMX_INSTRUCTION("invvpid (%2), %3", "r"(nowhere), "r"(type)),
+                     INVALIDATION_OPERAND);
+}
+#endif
+
 /* ---- exceptions ---- */
 
 /* Every VMX instruction once, with operands that would do. */

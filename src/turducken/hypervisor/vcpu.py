@@ -57,6 +57,7 @@ _PE, _PG, _NE = CR0.mask("PE"), CR0.mask("PG"), CR0.mask("NE")
 _LME, _LMA = EFER.mask("LME"), EFER.mask("LMA")
 _TF = RFLAGS.mask("TF")
 _BS = PENDING_DEBUG.mask("BS")
+_MONITOR_TRAP = interruption(0, EventType.OTHER_EVENT)
 _PAE_BASE = CR3.mask("PAE_ADDRESS")
 _PAT_TYPES = frozenset(int(one) for one in MemoryType)
 _WANTED_SECONDARY = (
@@ -449,6 +450,9 @@ class Vcpu:
         flags = slots[f.GUEST_RFLAGS.slot]
         if flags & _TF:
             slots[f.GUEST_PENDING_DEBUG.slot] |= _BS
+        if slots[f.PRIMARY_CONTROLS.slot] & Primary.MONITOR_TRAP_FLAG:
+            # L1's trap is behind this instruction, not behind the next one.
+            slots[f.ENTRY_INTERRUPTION_INFORMATION.slot] = _MONITOR_TRAP
 
     def inject(self, vector: int, error_code: int | None = None) -> None:
         """Raise a hardware exception in the guest that exited, at the instruction that did.

@@ -286,11 +286,18 @@ def on_invept(vcpu: "Vcpu") -> "Handling":
     """INVEPT: what is kept of EPT12 in EPT02s is dropped, on this processor."""
     if not _passes(vcpu, Instruction.INVEPT):
         return None
-    kind, eptp, upper = _invalidation(vcpu)
-    if eptp is None:
+    kind = _invalidation_type(vcpu)
+    unchecked = vcpu.system.faults.invept_type_unchecked
+    refused = vcpu.unit.refuse_invept_type(kind)
+    if refused is not None and not unchecked:
+        finish(vcpu, refused)
         return None
+    descriptor = _invalidation_descriptor(vcpu)
+    if descriptor is None:
+        return None
+    eptp, upper = descriptor
     result = vcpu.unit.check_invept(kind, eptp, upper)
-    if vcpu.system.faults.invept_type_unchecked and result.status is not VmStatus.SUCCEED:
+    if unchecked and result.status is not VmStatus.SUCCEED:
         finish(vcpu, SUCCEED)
         return None
     if result.status is VmStatus.SUCCEED:
@@ -324,9 +331,15 @@ def on_invvpid(vcpu: "Vcpu") -> "Handling":
     """INVVPID, for the VPIDs that stand for L1's."""
     if not _passes(vcpu, Instruction.INVVPID):
         return None
-    kind, descriptor, address = _invalidation(vcpu)
-    if descriptor is None:
+    kind = _invalidation_type(vcpu)
+    refused = vcpu.unit.refuse_invvpid_type(kind)
+    if refused is not None:
+        finish(vcpu, refused)
         return None
+    operand = _invalidation_descriptor(vcpu)
+    if operand is None:
+        return None
+    descriptor, address = operand
     faults = vcpu.system.faults
     if faults.canonical_lower_half_only and address >> 47:
         finish(vcpu, vcpu.unit.fail(28))
@@ -352,16 +365,19 @@ def _invalidate_vpid(vcpu: "Vcpu", kind: int, vpid12: int, address: int) -> None
             vcpu.processor.invvpid(kind, known, target)
 
 
-def _invalidation(vcpu: "Vcpu") -> tuple[int, int | None, int]:
-    """Return type and descriptor of INVEPT or INVVPID; None for its lower half after a fault."""
+def _invalidation_type(vcpu: "Vcpu") -> int:
+    """Return the register operand of INVEPT or INVVPID."""
     information = vcpu.vmcs01.read(f.EXIT_INSTRUCTION_INFORMATION)
     kind = read_gpr(vcpu.processor, vcpu.vmcs01, _REG2.get(information))
-    if not is_64bit_mode(vcpu.vmcs01):
-        kind &= _LOW
+    return kind if is_64bit_mode(vcpu.vmcs01) else kind & _LOW
+
+
+def _invalidation_descriptor(vcpu: "Vcpu") -> tuple[int, int] | None:
+    """Return the halves of the descriptor of INVEPT or INVVPID; None where reading it faulted."""
     data = _read(vcpu, 16)
     if data is None:
-        return kind, None, 0
-    return kind, int.from_bytes(data[:8], "little"), int.from_bytes(data[8:], "little")
+        return None
+    return int.from_bytes(data[:8], "little"), int.from_bytes(data[8:], "little")
 
 
 HANDLERS: "dict[int, Callable[[Vcpu], Handling]]" = {

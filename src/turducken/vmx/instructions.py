@@ -300,26 +300,40 @@ class VmxUnit:
 
     # Invalidation
 
+    def refuse_invept_type(self, kind: int) -> VmResult | None:
+        """Return how INVEPT fails for its type, before it reads its descriptor, or None."""
+        return self._refuse_type(_INVEPT_TYPES.get(kind))
+
+    def refuse_invvpid_type(self, kind: int) -> VmResult | None:
+        """Return how INVVPID fails for its type, before it reads its descriptor, or None."""
+        return self._refuse_type(_INVVPID_TYPES.get(kind))
+
+    def _refuse_type(self, needed: int | None) -> VmResult | None:
+        if needed is not None and self.capabilities.has(needed):
+            return None
+        return self.fail(InstructionError.INVALID_INVEPT_INVVPID_OPERAND)
+
     def check_invept(self, kind: int, eptp: int, reserved: int = 0) -> VmResult:
         """Check INVEPT's operands: its type, and the two halves of its descriptor.
 
         The manual's figure says that the descriptor's upper half must be zero, its operation
         section does not test it; we do.
         """
-        needed = _INVEPT_TYPES.get(kind)
-        if needed is None or not self.capabilities.has(needed) or reserved:
-            return self.fail(InstructionError.INVALID_INVEPT_INVVPID_OPERAND)
-        if kind == INVEPT_SINGLE_CONTEXT and not self.capabilities.accepts_eptp(eptp):
+        refused = self.refuse_invept_type(kind)
+        if refused is not None:
+            return refused
+        wrong = kind == INVEPT_SINGLE_CONTEXT and not self.capabilities.accepts_eptp(eptp)
+        if wrong or reserved:
             return self.fail(InstructionError.INVALID_INVEPT_INVVPID_OPERAND)
         return SUCCEED
 
     def check_invvpid(self, kind: int, descriptor: int, address: int) -> VmResult:
         """Check INVVPID's operands: its type, and the two halves of its descriptor."""
-        needed = _INVVPID_TYPES.get(kind)
+        refused = self.refuse_invvpid_type(kind)
+        if refused is not None:
+            return refused
         wrong = (
-            needed is None
-            or not self.capabilities.has(needed)
-            or descriptor & ~_VPID_MASK
+            descriptor & ~_VPID_MASK
             or (kind != INVVPID_ALL_CONTEXTS and not descriptor)
             or (kind == INVVPID_INDIVIDUAL_ADDRESS and not self.capabilities.is_canonical(address))
         )

@@ -250,29 +250,38 @@ def _vmcall(p: "Processor", instruction: Instruction) -> None:
         finish(p, p.vmx.vmcall_in_root(), instruction.len)
 
 
-def _descriptor(p: "Processor", instruction: Instruction) -> tuple[int, int, int] | None:
-    """Return the type and the two halves of the descriptor of INVEPT or INVVPID."""
+def _descriptor(p: "Processor", instruction: Instruction) -> tuple[int, int] | None:
+    """Return the two halves of the descriptor of INVEPT or INVVPID."""
     raw = _read_memory(p, instruction, 16)
     if raw is None:
         return None
-    kind = _encoding(p, instruction.op0_register)
-    return kind, int.from_bytes(raw[:8], "little"), int.from_bytes(raw[8:], "little")
+    return int.from_bytes(raw[:8], "little"), int.from_bytes(raw[8:], "little")
 
 
 def _invept(p: "Processor", instruction: Instruction) -> None:
     if not _passes(p, Vmx.INVEPT, instruction):
         return
-    operands = _descriptor(p, instruction)
-    if operands is not None:
-        finish(p, invalidate_ept(p, *operands), instruction.len)
+    kind = _encoding(p, instruction.op0_register)
+    result = p.vmx.refuse_invept_type(kind)
+    if result is None:
+        operands = _descriptor(p, instruction)
+        if operands is None:
+            return
+        result = invalidate_ept(p, kind, *operands)
+    finish(p, result, instruction.len)
 
 
 def _invvpid(p: "Processor", instruction: Instruction) -> None:
     if not _passes(p, Vmx.INVVPID, instruction):
         return
-    operands = _descriptor(p, instruction)
-    if operands is not None:
-        finish(p, invalidate_vpid(p, *operands), instruction.len)
+    kind = _encoding(p, instruction.op0_register)
+    result = p.vmx.refuse_invvpid_type(kind)
+    if result is None:
+        operands = _descriptor(p, instruction)
+        if operands is None:
+            return
+        result = invalidate_vpid(p, kind, *operands)
+    finish(p, result, instruction.len)
 
 
 def _vmfunc(p: "Processor", instruction: Instruction) -> None:
