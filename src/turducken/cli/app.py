@@ -15,6 +15,7 @@ EXAMPLES = """\
    turducken run lhv-i386-pae --cpus 2    another of the shipped images, two processors
    turducken run my-hypervisor.elf --cmdline "console=com1" --until "all tests passed"
    turducken compare lhv-amd64            bare and nested: is there a difference?
+   turducken fuzz --iterations 100        hostile guests: does our hypervisor stand?
    turducken pt walk DUMP 0x1234000 --via ept12=0x8bb4000
                                           every entry on an address's way
    turducken zoo run invept-type-0        a mistake that broke hypervisors, and its cure
@@ -27,6 +28,7 @@ LATER = {
     "bench": "turducken.cli.bench",
     "compare": "turducken.cli.compare",
     "demo": "turducken.cli.demo",
+    "fuzz": "turducken.cli.fuzz",
     "pt": "turducken.cli.pt",
     "zoo": "turducken.cli.zoo",
 }

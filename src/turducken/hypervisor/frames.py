@@ -42,6 +42,11 @@ class FrameAllocator:
         """Number of frames that are free."""
         return len(self._free) + (self.region.stop - self._next) // PAGE_SIZE
 
+    @property
+    def untouched(self) -> range:
+        """The part of the region that has never been handed out."""
+        return range(self._next, self.region.stop)
+
     def allocate(self) -> Hpa:
         """Return a frame of zeros; `OutOfFramesError` where there is none left."""
         if self._free:

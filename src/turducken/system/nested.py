@@ -19,6 +19,8 @@ _BASE_SIZE, _SIZE_PER_PROCESSOR = 24 * MIB, 4 * MIB
 
 def private_size(options: SystemOptions) -> int:
     """Return how many bytes L0 gets: tables for every processor, of which most are never used."""
+    if options.private is not None:
+        return options.private
     return _BASE_SIZE + options.cpus * _SIZE_PER_PROCESSOR
 
 

@@ -56,6 +56,8 @@ class SystemOptions:
     """How L0 keeps EPT02 (nested mode)."""
     watch: Sequence[int] = NOTED_ADDRESSES
     """L2-physical addresses whose way through the tables is to be told (nested mode)."""
+    private: int | None = None
+    """Bytes that L0 gets for itself (nested mode); None: enough for anything."""
     offer: Offer = field(default_factory=Offer)
     """What L0 shows L1 of the processor's VMX (nested mode)."""
     faults: Faults = field(default_factory=Faults)

@@ -1,0 +1,179 @@
+"""One trial: one of lhv's tests nested, with noise, and a judgement."""
+
+import contextlib
+import random
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import cast
+
+from turducken.address import MIB
+from turducken.fuzz.judge import Finding, FoundError, Judge
+from turducken.fuzz.noise import Noise
+from turducken.fuzz.watchdog import watchdog
+from turducken.hypervisor import POLICIES, ShadowPolicyName, Vcpu
+from turducken.hypervisor.vcpu import Handling
+from turducken.system import (
+    DEFAULT_IMAGE,
+    Mode,
+    SetupError,
+    Stops,
+    System,
+    SystemOptions,
+    find_image,
+    shipped_images,
+)
+from turducken.vmx.exit_reasons import ExitReason
+
+DEFAULT_LIMIT = 2_000_000
+"""Instructions of a trial."""
+
+_TESTS = [
+    "ept-identity",
+    "ept-remap-invept",
+    "ept-rights-*",
+    "ept-large-*",
+    "vmcall",
+    "msr-lists",
+    "io-bitmap*",
+    "tpr-shadow*",
+    "pml-*",
+    "vmfunc-*",
+    "shadow-vmcs*",
+    "event-injection",
+    "vpid-*",
+    "ept-accessed-dirty",
+    "msr-bitmap*",
+    "apic-access*",
+    "ept-violation-*",
+    "interrupt-*",
+    "mode-*",
+    "no-ept*",
+]
+_TWO_PROCESSORS = ["smp-shootdown-*", "smp-share-ept", "smp-vmcs-moves", "smp-own-epts"]
+_MEMORY = 64 * MIB
+_PRIVATE = (2 * MIB, 3 * MIB, 16 * MIB)
+"""What L0 gets: little, so that it uses it up, or much."""
+_MOST_EXITS = 20_000
+_ENTRIES = (ExitReason.VMLAUNCH, ExitReason.VMRESUME)
+
+
+class _EnoughError(Exception):
+    """L1 and L2 keep each other busy: that is no finding."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrialOptions:
+    """What is not left to the seed."""
+
+    shadow: str | None = None
+    tlb: str | None = None
+    cpus: int | None = None
+    limit: int = DEFAULT_LIMIT
+
+    def check(self) -> None:
+        """Raise SetupError where there are no such trials."""
+        image = find_image(DEFAULT_IMAGE)
+        chosen = SystemOptions(image, tlb=self.tlb or "keep", cpus=self.cpus or 1)
+        replace(chosen, shadow=_policy(self.shadow or chosen.shadow)).check()
+
+
+def _policy(name: str) -> ShadowPolicyName:
+    return cast(ShadowPolicyName, name)  # `SystemOptions.check` looks
+
+
+class Trial:
+    """A hostile L1 on a system of its own, all of it from ``seed``."""
+
+    def __init__(self, seed: int, options: TrialOptions | None = None) -> None:
+        options = options or TrialOptions()
+        self._limit = options.limit
+        self._random = pick = random.Random(seed)
+        cpus = pick.choice((1, 1, 2))
+        image = pick.choice([one for one in shipped_images() if one.startswith("lhv")])
+        shadow = pick.choice(list(POLICIES))
+        tlb = pick.choice(("keep", "drop", "random"))
+        private = pick.choice(_PRIVATE)
+        cpus = options.cpus or cpus
+        tests = ",".join(pick.sample(_TESTS if cpus == 1 else _TESTS + _TWO_PROCESSORS * 2, 3))
+        self.system = System(
+            SystemOptions(
+                find_image(image),
+                mode=Mode.NESTED,
+                cpus=cpus,
+                memory=_MEMORY,
+                private=private + cpus * MIB,
+                text=f"tests={tests}",
+                tlb=options.tlb or tlb,
+                seed=seed,
+                shadow=_policy(options.shadow or shadow),
+                watch=(),
+                observed=True,
+            )
+        )
+        hypervisor = self.system.hypervisor
+        assert hypervisor is not None
+        self.entries = 0
+        self._exits = 0
+        self._noise = Noise(hypervisor, _MEMORY, pick)
+        self.judge = Judge(self.system)
+        handlers = hypervisor.l1_handlers.items()
+        hypervisor.l1_handlers = {
+            reason: self._l1_handler(handler, is_entry=reason in _ENTRIES)
+            for reason, handler in handlers
+        }
+        hypervisor.l2_handler = self._l2_handler(hypervisor.l2_handler)
+
+    def _l1_handler(
+        self, handler: Callable[[Vcpu], Handling], *, is_entry: bool
+    ) -> Callable[[Vcpu], Handling]:
+        def handle(vcpu: Vcpu) -> Handling:
+            self._exited(vcpu)
+            if is_entry:
+                self._make_noise(vcpu)
+            return handler(vcpu)
+
+        return handle
+
+    def _l2_handler(self, handler: Callable[[Vcpu], Handling]) -> Callable[[Vcpu], Handling]:
+        def handle(vcpu: Vcpu) -> Handling:
+            self._exited(vcpu)
+            return handler(vcpu)
+
+        return handle
+
+    def _exited(self, vcpu: Vcpu) -> None:
+        self.judge.exited(vcpu)
+        self._exits += 1
+        if self._exits > _MOST_EXITS:
+            raise _EnoughError
+
+    def _make_noise(self, vcpu: Vcpu) -> None:
+        self.entries += 1
+        pick = self._random
+        if vcpu.unit.current is not None and pick.randrange(3):
+            self._noise.disturb(vcpu)
+        if not pick.randrange(40):
+            self._noise.misdirect(vcpu)
+
+    def run(self) -> None:
+        """Run; FoundError where something is wrong, and whatever L0 raises."""
+        with contextlib.suppress(_EnoughError):
+            self.system.run(Stops(max_instructions=self._limit), self.judge.turn)
+        self.judge.look()
+
+
+def run_trial(seed: int, options: TrialOptions | None = None) -> Finding | None:
+    """Run the trial of ``seed``; return what is wrong with L0, if anything is."""
+    try:
+        with watchdog():
+            Trial(seed, options).run()
+    except SetupError:
+        raise
+    except FoundError as found:
+        return found.finding
+    except Exception as error:
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        place = f"{where.filename.rpartition('/')[2]}:{where.lineno}"
+        return Finding("error", f"{type(error).__name__} at {place}: {error}")
+    return None
