@@ -10,6 +10,7 @@ from turducken.arch.exceptions import Vector
 from turducken.arch.registers import CR0, CR3, CR4, EFER
 from turducken.cpu.engine import SegmentIndex
 from turducken.cpu.events import Event, exception
+from turducken.mmu.context import Context
 from turducken.mmu.faults import Fault
 from turducken.mmu.mmu import EptSetup
 from turducken.mmu.rights import AccessMode
@@ -45,17 +46,31 @@ def sync_mmu(p: "Processor") -> None:
     state = p.state
     cr3, cr4 = state.cr3, state.cr4
     key = (state.cr0 & _CR0_PAGING, cr4 & _CR4_PAGING, state.efer & (_LMA | _NXE))
-    known = p.paging_modes.get(key)
-    if known is None:
-        known = p.paging_modes[key] = _paging_mode(p, *key)
-    paging, mode = known
+    guest = p.guest
+    contexts = p.contexts if guest is None else guest.contexts
+    pcid = cr3 & 0xFFF if cr4 & _PCIDE else 0
+    context = contexts.get((key, pcid))
+    if context is None:
+        if len(contexts) >= _REMEMBERED:
+            contexts.clear()
+        context = contexts[key, pcid] = _context(p, key, pcid)
+    mmu = p.mmu
+    mmu.use(context, cr3)
+    mmu.enable_globals(enabled=bool(cr4 & _PGE))
+    mmu.apic_access_page = guest.apic_access_page if guest is not None else None
+    p.engine.is_stale = True
+
+
+_REMEMBERED = 256
+Key = tuple[int, int, int]
+"""The bits of CR0, CR4 and IA32_EFER that decide how linear addresses are translated."""
+
+
+def _context(p: "Processor", key: Key, pcid: int) -> Context:
+    paging, mode = _paging_mode(p, *key)
     guest = p.guest
     vpid, ept = (guest.vpid, guest.ept) if guest is not None else (0, None)
-    p.mmu.enable_globals(enabled=bool(cr4 & _PGE))
-    pcid = cr3 & 0xFFF if cr4 & _PCIDE else 0
-    p.mmu.configure(paging=paging, root=cr3, mode=mode, vpid=vpid, pcid=pcid, ept=ept)
-    p.mmu.apic_access_page = guest.apic_access_page if guest is not None else None
-    p.engine.is_stale = True
+    return p.mmu.context(paging=paging, mode=mode, vpid=vpid, pcid=pcid, ept=ept)
 
 
 def _paging_mode(

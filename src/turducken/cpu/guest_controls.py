@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from turducken.arch.exceptions import Vector
 from turducken.cpu.events import Event, EventKind
 from turducken.memory import PhysicalMemory
+from turducken.mmu.context import Context
 from turducken.mmu.mmu import EptSetup
 from turducken.paging.formats import EPT, Features
 from turducken.vmx import vmcs_fields as f
@@ -51,6 +52,10 @@ class GuestControls:
     eptp_list: int
     pml_address: int
     memory: PhysicalMemory = field(repr=False)
+    contexts: dict[tuple[tuple[int, int, int], int], Context] = field(
+        default_factory=dict, repr=False, compare=False
+    )
+    """What has translated for the guest, by its registers: `turducken.cpu.control_registers`."""
 
     def has_primary(self, control: int) -> bool:
         """Tell whether a primary processor-based control is 1."""

@@ -15,7 +15,7 @@ from turducken.arch.exceptions import Vector
 from turducken.arch.registers import CR0, RFLAGS
 from turducken.cpu import boundary, task_switch, virtual_apic, vm_exit
 from turducken.cpu.accesses import Accesses
-from turducken.cpu.control_registers import cr4_writable, sync_mmu
+from turducken.cpu.control_registers import Key, cr4_writable, sync_mmu
 from turducken.cpu.cpuid import Cpuid
 from turducken.cpu.decoder import (
     Instruction,
@@ -37,12 +37,12 @@ from turducken.cpu.msrs import MsrFile
 from turducken.cpu.surroundings import Activity, LocalApicPort, MtrrPort, NoApic, Platform
 from turducken.cpu.vmx_operations import field_table, update_intercepts
 from turducken.memory import PhysicalMemory
+from turducken.mmu.context import Context
 from turducken.mmu.faults import ApicAccess, Fault, PageFault
 from turducken.mmu.mmu import Mmu
 from turducken.mmu.policy import TlbPolicy
-from turducken.mmu.rights import AccessMode
 from turducken.mmu.tlb import Tlb
-from turducken.paging.formats import BoundFormat, Features
+from turducken.paging.formats import Features
 from turducken.vmx.capabilities import Capabilities
 from turducken.vmx.checks import EntryChecker
 from turducken.vmx.exit_information import TaskSwitchSource
@@ -135,8 +135,8 @@ class Processor:
         self.guest: GuestControls | None = None
         self.entry_checker = EntryChecker(parts.capabilities)
         self.controls_cache: dict[int, tuple[bytes, GuestControls]] = {}
-        self.paging_modes: dict[tuple[int, int, int], tuple[BoundFormat | None, AccessMode]] = {}
-        self.host_images: dict[tuple[int, bytes], HostImage] = {}
+        self.contexts: dict[tuple[Key, int], Context] = {}
+        self.host_images: dict[tuple[object, ...], HostImage] = {}
         self.guest_images: dict[tuple[object, ...], GuestImage] = {}
         self.saved_guests: dict[int, Saved] = {}
         self.pause_loop = (0, 0)

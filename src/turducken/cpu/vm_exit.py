@@ -6,12 +6,11 @@ from turducken.arch.exceptions import HAS_ERROR_CODE, Vector
 from turducken.arch.msr import IA32_EFER, IA32_PAT
 from turducken.arch.registers import CR0, CR4, EFER
 from turducken.cpu.control_registers import are_pdptes_valid, is_pae_paging, sync_mmu
-from turducken.cpu.engine import SegmentIndex
 from turducken.cpu.engine.state import MSR_WORDS
 from turducken.cpu.events import Event, EventKind
 from turducken.cpu.guest_controls import Exit, PinBased, Secondary
 from turducken.cpu.guest_image import save_registers
-from turducken.cpu.host_image import host_image
+from turducken.cpu.host_image import load_host_registers
 from turducken.cpu.surroundings import Activity
 from turducken.cpu.vmx_operations import update_field_access, update_intercepts, vmx_abort
 from turducken.mmu.faults import ApicAccess, EptMisconfiguration, EptViolation, Fault, PmlFull
@@ -225,28 +224,7 @@ def enter_host(p: "Processor", vmcs: Vmcs, controls: int) -> None:
 def load_host(p: "Processor", vmcs: Vmcs, controls: int) -> None:
     """SDM 3C, "Loading Host State"."""
     state = p.state
-    image = host_image(p, vmcs, controls)
-    state.cr0 = image.cr0 & ~_CR0_KEPT | state.cr0 & _CR0_KEPT
-    state.cr3, state.cr4 = image.cr3, image.cr4
-    p.dr[7] = 0x400
-    p.msrs.debugctl = 0
-    words = state.words
-    words[_SYSENTER_CS], words[_SYSENTER_ESP], words[_SYSENTER_EIP] = image.sysenter
-    if image.efer is not None:
-        state.efer = image.efer
-    else:
-        state.efer = state.efer & ~(_LMA | _LME) | image.long_bits
-    if image.pat is not None:
-        p.msrs.pat = image.pat
-    if image.perf_global_ctrl is not None:
-        p.msrs.perf_global_ctrl = image.perf_global_ctrl
-    state.segment_words = image.segments
-    state.set_table(SegmentIndex.GDTR, image.gdtr_base, 0xFFFF)
-    state.set_table(SegmentIndex.IDTR, image.idtr_base, 0xFFFF)
-    state.gpr[4], state.rip = image.rsp, image.rip
-    state.rflags = 2
-    state.in_shadow = False
-    state.update_mode(0)
+    load_host_registers(p, vmcs, controls)
     if is_pae_paging(state.cr0, state.cr4, state.efer):
         address = state.cr3 & 0xFFFF_FFE0
         entries = tuple(p.memory.load(address + 8 * n, 8) for n in range(4))

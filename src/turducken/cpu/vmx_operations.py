@@ -85,6 +85,7 @@ def switch_ept(p: "Processor", eptp: int) -> None:
     assert p.guest.ept is not None
     p.controls_cache.clear()
     p.guest.ept = p.guest.ept.with_eptp(eptp)
+    p.guest.contexts.clear()
     sync_mmu(p)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from turducken.memory import PhysicalMemory
+from turducken.mmu.context import Context
 from turducken.mmu.faults import (
     ApicAccess,
     EptMisconfiguration,
@@ -30,7 +31,7 @@ from turducken.mmu.rights import (
     not_present_error,
     rights_error,
 )
-from turducken.mmu.tlb import GLOBAL, NO_EPT, LinearTag, Mapping, Space, StructureKey, Tlb
+from turducken.mmu.tlb import NO_EPT, LinearTag, Mapping, Space, StructureKey, Tlb
 from turducken.paging import entries as e
 from turducken.paging.formats import BoundFormat
 from turducken.paging.walker import ALL_ONES, Start, Stop, Walk, walk
@@ -114,33 +115,45 @@ class Mmu:
         self.memory = memory
         self.tlb = tlb
         self.policy = policy
-        self.mode = AccessMode()
-        self.paging: BoundFormat | None = None
-        self.ept: EptSetup | None = None
         self.root = 0
         self.pdptes: tuple[int, ...] = (0, 0, 0, 0)
-        self.is_pae = False
         self.pml: PageModificationLog | None = None
         self.apic_access_page: int | None = None
-        self.address_mask = (1 << 48) - 1
-        self.has_32bit_addresses = True
         self._has_globals = False
         self._rewalks_by_tag: dict[LinearTag, Rewalks] | None = (
             None if policy.acts_when_added else {}
         )
-        self._rewalks: Rewalks | None = None
-        self._set_tag(LinearTag(0, 0, NO_EPT))
+        self.use(self.context(paging=None, mode=AccessMode(), vpid=0, pcid=0, ept=None), 0)
 
-    def _set_tag(self, tag: LinearTag) -> None:
-        self.tag = tag
-        self._space = self.tlb.linear_space(tag)
-        self._global_space = self.tlb.linear_space(tag._replace(pcid=GLOBAL))
-        if tag.ep4ta != NO_EPT:
-            self._physical_space = self.tlb.guest_physical_space(tag.ep4ta)
+    def context(
+        self,
+        *,
+        paging: BoundFormat | None,
+        mode: AccessMode,
+        vpid: int,
+        pcid: int,
+        ept: EptSetup | None,
+    ) -> Context:
+        """Prepare what translates under these registers and controls, for `use`."""
+        tag = LinearTag(vpid, pcid, ept.ep4ta if ept else NO_EPT)
+        rewalks = None
         if self._rewalks_by_tag is not None:
-            self._rewalks = self._rewalks_by_tag.get(tag)
-            if self._rewalks is None:
-                self._rewalks = self._rewalks_by_tag[tag] = Rewalks(self.memory.words)
+            rewalks = self._rewalks_by_tag.get(tag)
+            if rewalks is None:
+                rewalks = self._rewalks_by_tag[tag] = Rewalks(self.memory.words)
+        return Context(self.tlb, paging, mode, tag, ept, rewalks)
+
+    def use(self, context: Context, root: int) -> None:
+        """Translate by ``context``, with CR3 = ``root``, from now on."""
+        self.root = root
+        self.paging, self.mode, self.ept = context.paging, context.mode, context.ept
+        self.is_pae, self.tag = context.is_pae, context.tag
+        self.address_mask = context.address_mask
+        self.has_32bit_addresses = context.has_32bit_addresses
+        self._space, self._global_space = context.space, context.global_space
+        self._rewalks = context.rewalks
+        if context.physical_space is not None:
+            self._physical_space = context.physical_space
 
     def configure(
         self,
@@ -153,13 +166,7 @@ class Mmu:
         ept: EptSetup | None,
     ) -> None:
         """Follow the registers: what translates from now on, and under which tags."""
-        self.paging, self.root, self.mode, self.ept = paging, root, mode, ept
-        self.is_pae = paging is not None and paging.name == "PAE"
-        self.address_mask = (1 << (paging.address_bits if paging else 48)) - 1
-        self.has_32bit_addresses = paging is None or paging.address_bits == 32
-        tag = LinearTag(vpid, pcid, ept.ep4ta if ept else NO_EPT)
-        if tag != self.tag:
-            self._set_tag(tag)
+        self.use(self.context(paging=paging, mode=mode, vpid=vpid, pcid=pcid, ept=ept), root)
 
     @property
     def answers_for_whole_pages(self) -> bool:
