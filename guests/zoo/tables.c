@@ -238,6 +238,28 @@ SCENARIO(type_forgotten, "memory-type-forgotten")
     check_equal("memory type of a page of RAM", type, TYPE_WB);
 }
 
+/* A page of RAM becomes uncached, for a device that shares it.  L2 cannot tell this, either. */
+SCENARIO(type_changed, "memory-type-changed-without-invept")
+{
+    void *page = access_page(OLD);
+    show_and_read(vm, page);
+    ept_map(&vm->ept, NOTE_PAGE, physical(page), 1, EPT_RWX | EPT_TYPE(TYPE_UC));
+    if (!faulty)
+        ept_invalidate(&vm->ept);
+    check_equal("read by L2", l2_reads(vm, PAGE_VALUE), OLD);
+}
+
+/* Once where the entry changes, and once more before L2 is entered: to be sure. */
+SCENARIO(twice, "invept-executed-twice")
+{
+    struct invept_operand operand = { .eptp = vm->ept.eptp };
+    show_and_read(vm, access_page(OLD));
+    show(vm, access_page(NEW), EPT_RWX);
+    for (unsigned times = faulty ? 2 : 1; times; times--) /* here, so that it has this place */
+        asm volatile("invept %0, %1" : : "m"(operand), "r"((word)INVEPT_SINGLE) : "cc", "memory");
+    check_equal("read by L2", l2_reads(vm, PAGE_VALUE), NEW);
+}
+
 /* MMIO by write-only entries: what is meant as "reading exits" is no entry at all. */
 SCENARIO(write_only, "write-only-entry")
 {

@@ -21,6 +21,7 @@ SCENARIOS = (
         faulty="L2 reads the old page.",
         fixed="INVLPG after the change.",
         failure=_OLD_PAGE,
+        rule="address-changed",
     ),
     _scenario(
         name="global-page-and-cr3",
@@ -33,6 +34,7 @@ SCENARIOS = (
         faulty="A global page is remapped and CR3 written; L2 reads the old page.",
         fixed="CR4.PGE is cleared and set.",
         failure=_OLD_PAGE,
+        rule="address-changed",
     ),
     _scenario(
         name="pcid-reused-without-flush",
@@ -46,6 +48,7 @@ SCENARIOS = (
         faulty="The next process reads its predecessor's page.",
         fixed="Bit 63 is clear the first time that a process gets the PCID.",
         failure="read by the next one: got 0x1d, expected 0x4e3",
+        rule="pcid-reused",
     ),
     _scenario(
         name="pdptes-not-loaded",

@@ -70,6 +70,7 @@ SCENARIOS = (
         faulty="L1 changes L2's page table between two entries; L2 reads the old page.",
         fixed="L0 executes INVVPID for both at each entry of an L2 without VPID.",
         failure="read by L2: got 0xac, expected 0xad",
+        rule="flush-left-out",
         fault="no_transition_flush",
         program="no-vpid-forgets",
     ),
@@ -85,6 +86,7 @@ SCENARIOS = (
         faulty="L2 reads L1's page at the same linear address.",
         fixed="Each VPID of L1's becomes another one of L0's.",
         failure="read by L2: got 0x7e2, expected 0x4e3",
+        rule="flush-left-out",
         fault="shared_vpid",
     ),
     _lhv(

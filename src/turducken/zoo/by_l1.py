@@ -29,14 +29,16 @@ SCENARIOS = (
             "demands."
         ),
         faulty=(
-            "Processor 0 clears the entry, executes INVEPT and writes a secret into the page. "
-            "The L2 on processor 1 still holds the translation, and reads the secret."
+            "Processor 0 clears the entry, executes INVEPT and gives the page to an L2 of its "
+            "own, which keeps a secret there. The L2 on processor 1 still holds the translation, "
+            "and reads the secret."
         ),
         fixed=(
             "Processor 0 asks the other one to execute INVEPT, too, and waits for the answer "
             "before the page changes hands."
         ),
         failure=_LEAK,
+        rule="permission-cleared",
     ),
     _on_two(
         name="handed-over-before-shootdown",
@@ -50,11 +52,12 @@ SCENARIOS = (
             "answers late."
         ),
         faulty=(
-            "Processor 0 asks for the flush and writes the secret at once. The other L2 runs on "
-            "until its next VM exit, and reads the secret."
+            "Processor 0 asks for the flush and gives the page away at once. The other L2 runs "
+            "on until its next VM exit, and reads the new owner's secret."
         ),
-        fixed="The secret is written after the other processor has answered.",
+        fixed="The page changes hands after the other processor has answered.",
         failure=_LEAK,
+        rule="permission-cleared",
     ),
     _on_two(
         name="shootdown-waits-for-nobody",
@@ -70,6 +73,7 @@ SCENARIOS = (
         ),
         fixed="The mask holds every user of the table but the sender, and the page waits for them.",
         failure=_LEAK,
+        rule="permission-cleared",
     ),
     _on_two(
         name="one-root-of-two-changed",
@@ -105,6 +109,7 @@ SCENARIOS = (
         ),
         fixed="The entry is stored in one piece.",
         failure="read by L2 on the other processor: got 0x7e2, expected 0x60c3",
+        rule="address-changed",
     ),
     _on_one(
         name="flush-skipped-by-condition",
@@ -119,6 +124,7 @@ SCENARIOS = (
         faulty="The entry leads to another page with the same rights; L2 reads the old page.",
         fixed="A changed address is a reason for INVEPT, too.",
         failure=_OLD_PAGE,
+        rule="address-changed",
     ),
     _on_one(
         name="invept-type-0",
@@ -131,6 +137,7 @@ SCENARIOS = (
         faulty="INVEPT of type 0 fails silently; L2 reads the old page.",
         fixed="Type 1 with the EPTP, and a look at the flags.",
         failure=_OLD_PAGE,
+        rule="address-changed",
     ),
     _on_one(
         name="invept-before-the-change",
@@ -146,6 +153,7 @@ SCENARIOS = (
         ),
         fixed="The entry is written first, INVEPT comes after it.",
         failure=_OLD_PAGE,
+        rule="address-changed",
     ),
     _on_one(
         name="invvpid-for-an-ept-change",
@@ -159,6 +167,7 @@ SCENARIOS = (
         faulty="INVVPID after a change of an EPT entry; L2 reads the old page.",
         fixed="INVEPT.",
         failure=_OLD_PAGE,
+        rule="address-changed",
     ),
     _on_one(
         name="write-protection-without-invept",
@@ -172,6 +181,7 @@ SCENARIOS = (
         faulty="L2 has written the page before; its next store reaches the shared copy.",
         fixed="INVEPT before the page is shared; the store causes a violation.",
         failure="the shared page: got 0x60c3, expected 0x7e2",
+        rule="permission-cleared",
     ),
     _on_one(
         name="page-reused-before-invept",
@@ -185,6 +195,7 @@ SCENARIOS = (
         faulty="The entry is cleared and the page gets its next owner's secret; L2 reads it.",
         fixed="INVEPT first, then the page is free.",
         failure="L2 reads a page that was taken from it",
+        rule="permission-cleared",
     ),
     _on_one(
         name="table-reused-before-invept",
@@ -202,6 +213,7 @@ SCENARIOS = (
         ),
         fixed="INVEPT before the table's page is used for something else.",
         failure="L2's access goes through a page that is no table any more",
+        rule="permission-cleared",
     ),
     _on_one(
         name="large-page-split-without-invept",
@@ -216,6 +228,7 @@ SCENARIOS = (
         faulty="L2 reads the part that was exchanged, through the old large translation.",
         fixed="INVEPT after the split.",
         failure="read by L2: got 0x1d, expected 0x4e3",
+        rule="size-changed",
     ),
     _on_one(
         name="invept-of-one-root-of-two",
@@ -231,6 +244,7 @@ SCENARIOS = (
         ),
         fixed="INVEPT for both roots.",
         failure="read under the other root: got 0x1d, expected 0x4e3",
+        rule="address-changed",
     ),
     _on_one(
         name="root-reused-without-invept",
@@ -244,6 +258,7 @@ SCENARIOS = (
         faulty="The root is filled anew for another L2, which reads the first one's page.",
         fixed="INVEPT when a root is made (or given up).",
         failure="read by the new L2: got 0x1d, expected 0x4e3",
+        rule="permission-cleared",
     ),
     _on_one(
         name="dirty-flag-cleared-without-invept",
@@ -258,6 +273,7 @@ SCENARIOS = (
         faulty="L2 writes again after the flag was cleared; the flag stays clear.",
         fixed="INVEPT after the flags were cleared.",
         failure="a page that L2 has written is marked dirty",
+        rule="dirty-cleared",
     ),
     _on_one(
         name="flags-turned-on-without-invept",
@@ -284,6 +300,7 @@ SCENARIOS = (
         faulty="A second L2 with other page tables gets the first one's VPID, and its page.",
         fixed="INVVPID, single context, when the number is handed out.",
         failure="read by the next L2: got 0x1d, expected 0x4e3",
+        rule="vpid-reused",
     ),
     _on_one(
         name="invvpid-spares-global-pages",
@@ -299,6 +316,7 @@ SCENARIOS = (
         ),
         fixed="Type 1, or type 0 with the address.",
         failure="read by L2: got 0x1d, expected 0x4e3",
+        rule="address-changed",
     ),
     _on_one(
         name="memory-type-forgotten",
@@ -312,6 +330,34 @@ SCENARIOS = (
         faulty="The leaf for L2's page is made of address and rights alone.",
         fixed="The leaf has type WB.",
         failure="memory type of a page of RAM: got 0x0, expected 0x6",
+    ),
+    _on_one(
+        name="memory-type-changed-without-invept",
+        title="a page becomes uncached, and a processor goes on with WB",
+        story=(
+            "A page of RAM is given to a device, or a frame buffer moves, and its memory type "
+            "changes. The type is part of what a processor caches with a translation, so it "
+            "changes with INVEPT and not with the entry. Two processors that use one page with "
+            "two types is what the manual warns of most: data is lost in a cache that nobody "
+            "looks into. Nothing that runs in the guest can tell."
+        ),
+        faulty="The leaf is UC now, and L2's next read still goes by the WB that was cached.",
+        fixed="INVEPT after the type has changed.",
+        rule="type-changed",
+    ),
+    _on_one(
+        name="invept-executed-twice",
+        title="INVEPT where the entry changes, and again before the entry, to be sure",
+        story=(
+            "Where nobody is certain who has flushed, everybody does: the function that writes "
+            "the entry, its caller, and the way into the guest. Nothing breaks. But under "
+            "another hypervisor each INVEPT is a VM exit of thousands of cycles, and drops "
+            "shadows that have to be built again; and flushes that are there to be sure hide for "
+            "years that one is missing elsewhere."
+        ),
+        faulty="The second INVEPT acts on nothing, since L2 has not run in between.",
+        fixed="One INVEPT, next to the change.",
+        rule="nothing-cached",
     ),
     _on_one(
         name="write-only-entry",

@@ -5,9 +5,12 @@ from dataclasses import dataclass
 
 from turducken.address import GIB
 from turducken.apps import AppRequest
+from turducken.check import Finding, Sanitizer
+from turducken.check.changes import Actor
+from turducken.check.symbols import Names
 from turducken.hypervisor import Faults, HypervisorError, ShadowPolicyName
 from turducken.hypervisor.events import Event, Exited
-from turducken.system import Mode, Result, Stops, System, SystemOptions, find_image
+from turducken.system import Mode, Stops, System, SystemOptions, find_image
 from turducken.vmx.exit_reasons import ExitReason
 from turducken.zoo.app import ZooApp
 from turducken.zoo.evidence import evidence_of, is_skipped
@@ -15,6 +18,8 @@ from turducken.zoo.scenario import Culprit, Form, Scenario
 
 MEMORY = 4 * GIB
 """A quarter of it lies above 4 GiB; only what is used costs anything."""
+_OWN = "scenario_"
+"""What the names of the functions begin with in which the zoo's scenarios are."""
 NOTE_PAGE = 0x123_4000
 """The page of L2's that scenarios are about."""
 MOST_INSTRUCTIONS = 20_000_000
@@ -54,7 +59,11 @@ class FormResult:
     form: Form
     mode: Mode
     evidence: tuple[str, ...]
-    """What the mistake was seen by; nothing where all went well."""
+    """What the guest or L0's tables show; nothing where all went well."""
+    findings: tuple[Finding, ...]
+    """What the sanitizer has found."""
+    names: Names
+    """Of the image's functions, for the findings."""
     passed: bool
     """The guest said that all is well."""
     is_skipped: bool
@@ -64,11 +73,36 @@ class FormResult:
     console: str
 
     @property
+    def problems(self) -> tuple[Finding, ...]:
+        """The findings that count: missing invalidations, and useless ones of a scenario's own.
+
+        What lhv executes to set a scenario up may be useless; it does so to be on the safe side.
+        """
+        return tuple(
+            one for one in self.findings if one.kind == "missing" or self._is_own(one.modifier)
+        )
+
+    def _is_own(self, actor: Actor) -> bool:
+        name = None if actor.address is None else self.names.describe(actor.address)
+        return name is not None and name.startswith(_OWN)
+
+    @property
+    def shows(self) -> bool:
+        """What is expected of the faulty form has been seen from inside, or in L0's tables."""
+        expected = self.scenario.failure
+        return bool(expected) and any(expected in line for line in self.evidence)
+
+    @property
+    def is_found(self) -> bool:
+        """The sanitizer has found what it should find in the faulty form."""
+        return any(one.rule == self.scenario.rule for one in self.problems)
+
+    @property
     def behaved(self) -> bool:
         """The faulty form was caught as it should be, or the fixed one was clean."""
-        if self.form is Form.FIXED:
-            return self.passed and not self.is_skipped and not self.evidence
-        return any(self.scenario.failure in line for line in self.evidence)
+        if self.form is Form.FAULTY:
+            return self.shows or self.is_found
+        return self.passed and not (self.is_skipped or self.evidence or self.problems)
 
 
 def options_for(scenario: Scenario, form: Form, conditions: Conditions) -> SystemOptions:
@@ -86,6 +120,7 @@ def options_for(scenario: Scenario, form: Form, conditions: Conditions) -> Syste
         shadow=conditions.shadow,
         seed=conditions.seed,
         watch=(NOTE_PAGE,),
+        observed=True,
         faults=faults,
         apps=(AppRequest("zoo", ZooApp),) if scenario.needs_app else (),
     )
@@ -102,6 +137,7 @@ def run_form(
     """Run one form to its end; what goes wrong in it, in L0 too, is a result like any other."""
     options = options_for(scenario, form, conditions or Conditions())
     system = System(options)
+    sanitizer = Sanitizer(system.machine, system.hypervisor)
     if system.hypervisor is not None:
         system.hypervisor.events.subscribers.append(_Patience())
     trouble: list[str] = []
@@ -110,18 +146,13 @@ def run_form(
     except (HypervisorError, _StuckError) as error:
         trouble.append(f"L0: {error}")
         result = system.result()
-    return _judge(scenario, form, options.mode, result, trouble)
-
-
-def _judge(
-    scenario: Scenario, form: Form, mode: Mode, result: Result, trouble: list[str]
-) -> FormResult:
-    seen = tuple(trouble) or evidence_of(result, NOTE_PAGE)
     return FormResult(
         scenario,
         form,
-        mode,
-        seen,
+        options.mode,
+        tuple(trouble) or evidence_of(result, NOTE_PAGE),
+        tuple(sanitizer.findings),
+        Names(options.image),
         passed=result.exit_status == 0 and not trouble,
         is_skipped=is_skipped(result.console),
         instructions=result.instructions,

@@ -28,9 +28,11 @@ class Culprit(Enum):
 class Scenario:
     """One scenario; its texts are for people, in whole sentences.
 
-    ``failure`` is a part of what the faulty form is caught by: a line that the guest prints, or
-    what `turducken.zoo.evidence` says. ``program`` are tests of ``image`` that the guest runs;
-    where it is empty, the guest is the zoo's own and runs the scenario of this name.
+    The faulty form is caught by ``failure``, a part of a line that the guest prints or that
+    `turducken.zoo.evidence` adds (empty: nothing shows without the sanitizer), and by ``rule``, the
+    sanitizer's finding (None: no invalidation is missing). ``program`` are tests of ``image`` that
+    the guest runs; where it is empty, the guest is the zoo's own and runs the scenario of this
+    name.
     """
 
     name: str
@@ -42,7 +44,8 @@ class Scenario:
     """What goes wrong in the faulty form, and how it shows."""
     fixed: str
     """What the fixed form does instead."""
-    failure: str
+    failure: str = ""
+    rule: str | None = None
     fault: str | None = None
     """The flag of `Faults` that the faulty form plants in L0."""
     program: str = ""

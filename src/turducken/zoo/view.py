@@ -39,7 +39,7 @@ def details_view(scenario: Scenario) -> RenderableType:
         _form_text(scenario, Form.FAULTY),
         _form_text(scenario, Form.FIXED),
         "",
-        Text("caught by  ", style="bold") + Text(f"a line with: {scenario.failure}"),
+        *_caught_by(scenario),
         Text("runs as    ", style="bold") + Text(command_for(scenario, Form.FAULTY)),
     ]
     if scenario.fault is not None:
@@ -48,13 +48,22 @@ def details_view(scenario: Scenario) -> RenderableType:
     return Group(*parts)
 
 
+def _caught_by(scenario: Scenario) -> list[Text]:
+    heading, lines = Text("caught by  ", style="bold"), []
+    if scenario.failure:
+        lines.append(heading + Text(f"a line with: {scenario.failure}"))
+    if scenario.rule is not None:
+        lines.append(heading + Text(f"the sanitizer's finding: {scenario.rule}"))
+    return lines
+
+
 def command_for(scenario: Scenario, form: Form) -> str:
     """Return the command that runs the guest of a form by itself."""
     mode = "nested" if scenario.fault is not None else "bare"
     words = ["turducken run", scenario.image, f'--cmdline "{scenario.command_line(form)}"']
     words += [f"--mode {mode}"] if Mode(mode) is not DEFAULT_MODE else []
     words += [f"--cpus {scenario.cpus}"] if scenario.cpus > 1 else []
-    return " ".join([*words, "--memory 4G"])
+    return " ".join([*words, "--memory 4G --sanitize"])
 
 
 def result_view(result: FormResult) -> RenderableType:
@@ -67,6 +76,8 @@ def result_view(result: FormResult) -> RenderableType:
     left = len(result.evidence) - len(shown)
     if left:
         parts.append(Padding(Text(f"and {plural(left, 'line')} more"), (0, 0, 0, 4)))
+    for one in result.problems:
+        parts.append(Padding(f"sanitizer: {one.text(result.names.describe)}", (0, 0, 0, 4)))
     parts += [Padding(Text(_facts(result), style="dim"), _INDENT), ""]
     return Group(*parts)
 
@@ -77,21 +88,26 @@ def verdict(result: FormResult) -> str:
         return "could not run on this processor"
     if result.form is Form.FIXED:
         return "clean" if result.behaved else "NOT CLEAN"
-    if result.behaved:
+    if result.shows:
         return "caught"
-    return "NOT CAUGHT" if not result.evidence else "caught, but by something else"
+    if result.is_found:
+        return "caught by the sanitizer"
+    is_other = result.evidence or result.problems
+    return "caught, but by something else" if is_other else "NOT CAUGHT"
 
 
 def overview(pairs: Sequence[tuple[FormResult, ...]]) -> RenderableType:
     """Return one row for each scenario that was run, and a last line."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("scenario", "by", *_forms_of(pairs), "seen by"):
+    for name in ("scenario", "by", *_forms_of(pairs), "sanitizer", "seen by"):
         table.add_column(name, no_wrap=name != "seen by")
     for results in pairs:
         scenario = results[0].scenario
         cells = [_verdict_cell(one) for one in results]
         seen = next((one.evidence[0] for one in results if one.evidence), "")
-        table.add_row(scenario.name, scenario.culprit.value, *cells, Text(seen))
+        rules = next((_rules_of(one) for one in results if one.problems), "")
+        row = scenario.name, scenario.culprit.value, *cells, Text(rules), Text(seen)
+        table.add_row(*row)
     good = sum(all(one.behaved for one in results) for results in pairs)
     style = "green" if good == len(pairs) else "bold red"
     text = f"{good} of {plural(len(pairs), 'scenario')} behaved as expected"
@@ -100,6 +116,10 @@ def overview(pairs: Sequence[tuple[FormResult, ...]]) -> RenderableType:
 
 def _forms_of(pairs: Sequence[tuple[FormResult, ...]]) -> list[str]:
     return [one.form.value for one in pairs[0]] if pairs else []
+
+
+def _rules_of(result: FormResult) -> str:
+    return ", ".join(dict.fromkeys(one.rule for one in result.problems))
 
 
 def _verdict_cell(result: FormResult) -> Text:
