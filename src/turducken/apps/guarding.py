@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from turducken.hypervisor.vcpu import Handling
 
 
+_NOT_ITS_OWN = (HypervisorError, BrokenPipeError, AppError)
+"""Exceptions that tell their story themselves."""
+
+
 class Guarded(Hypapp):
     """Passes every hook on to ``app``, which came from ``path``."""
 
@@ -58,7 +62,7 @@ class Guarded(Hypapp):
     def _call(self, hook: Callable[..., Any], *arguments: object) -> Any:
         try:
             return hook(*arguments)
-        except HypervisorError:
+        except _NOT_ITS_OWN:
             raise
         except Exception as error:
             raise self._told(hook, error) from error
@@ -79,7 +83,7 @@ class Guarded(Hypapp):
     ) -> Generator[Wait, None, None]:
         try:
             yield from handling
-        except HypervisorError:
+        except _NOT_ITS_OWN:
             raise
         except Exception as error:
             raise self._told(hook, error) from error

@@ -21,7 +21,7 @@ from turducken.system.errors import SetupError
 IMAGE = "pal-demo-amd64"
 POLICIES = {
     "keep": "keeps all that the manual allows",
-    "transitions": "forgets at VM entries and exits: Bochs",
+    "transitions": "forgets at entries and exits: Bochs",
     "broadcast": "INVEPT acts everywhere: KVM",
 }
 """The TLB policies compared, and what they stand for."""
