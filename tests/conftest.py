@@ -3,4 +3,5 @@
 import sys
 from pathlib import Path
 
-sys.path.append(str(Path(__file__).parent / "system"))  # tiny_images
+HERE = Path(__file__).parent
+sys.path += [str(HERE / "system"), str(HERE / "cpu")]  # tiny_images, cpu_support

@@ -1,5 +1,6 @@
 """An engine alone, with a host that records what it is asked."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from turducken.cpu.engine import Engine, Segment, SegmentIndex
@@ -22,6 +23,7 @@ class Host:
     special: set[int] = field(default_factory=set)
     closed_ports: bool = False
     error: BaseException | None = None
+    on_mmio: Callable[[], None] | None = None
 
     def fill(self, page: int, kind: int) -> int | None:
         if self.error is not None:
@@ -46,6 +48,8 @@ class Host:
 
     def mmio_write(self, address: int, size: int, value: int) -> None:
         self.mmio.append(("write", address, size, value))
+        if self.on_mmio is not None:
+            self.on_mmio()
 
 
 class EngineRig:

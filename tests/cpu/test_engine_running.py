@@ -326,3 +326,31 @@ def test_engines_share_nothing_but_memory() -> None:
         rig.run(3)
     assert [rig.state.gpr[1] for rig in rigs] == [6, 6, 0]
     assert rigs[2].state.gpr[2] == 6
+
+
+# Watched flags
+
+
+@pytest.mark.parametrize("code", ["fb 90 eb01 90 f4", "6a02 680602000058 509d eb01 90 f4"])
+def test_a_run_ends_where_a_watched_flag_is_set(code: str, native: bool) -> None:
+    """STI, and POPF; they end their block, and nothing of the next one is executed."""
+    rig = EngineRig(code, native=native)
+    assert rig.engine.run(1000, watched=0x200) == Trap.BUDGET
+    assert rig.state.rflags & 0x200
+    assert rig.memory.load(rig.state.rip, 1) in (0x90, 0xEB)
+    assert rig.engine.instructions == {0xFB: 1, 0x6A: 5}[bytes.fromhex(code)[0]]
+
+
+def test_a_flag_that_is_not_watched_ends_nothing(native: bool) -> None:
+    rig = EngineRig("fb 90 90 eb01 90 f4", native=native)
+    assert rig.engine.run(1000) != Trap.BUDGET
+
+
+def test_an_access_to_device_memory_that_asks_for_a_stop_is_done_once(native: bool) -> None:
+    rig = EngineRig("c70100000000 c70100000000 eb00 90 f4", native=native)
+    rig.state.gpr[1] = 0x1000_0000
+    rig.host.on_mmio = rig.engine.request_stop
+    assert rig.run() == Trap.BUDGET
+    assert len(rig.host.mmio) == 2
+    assert rig.state.rip == CODE + 14
+    assert rig.engine.instructions == 3

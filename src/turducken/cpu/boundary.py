@@ -23,10 +23,11 @@ _DEBUG_CONDITIONS = DEBUG_QUALIFICATION.mask("B", "BS")
 
 def attend(p: "Processor") -> bool:
     """Deliver what is due, one after the other; return whether code can run now."""
+    p.at_every_boundary, p.awaited_flags = True, 0
     while True:
         taken = _take_first(p)
         if taken is None:
-            p.attention = _waits_for_something(p)
+            _plan(p)
             return p.activity is Activity.ACTIVE
         if not taken or (p.root is not None and p.guest is None):
             return taken
@@ -70,18 +71,33 @@ def _timer_expired(p: "Processor") -> bool:
     return deadline is not None and p.guest is not None and p.read_tsc() >= deadline
 
 
-def _waits_for_something(p: "Processor") -> bool:
-    """Tell whether a signal is held back only by the processor's own state."""
-    guest = p.guest
+def _plan(p: "Processor") -> None:
+    """Say when to look again: at every boundary, where IF is set, at a deadline, or when told.
+
+    What is due now has happened; this is about what the processor's own state holds back.
+    """
+    p.attention = p.at_every_boundary = False
     if p.activity is not Activity.ACTIVE:
-        return False
-    if guest is not None:
-        windows = Primary.INTERRUPT_WINDOW_EXITING | Primary.NMI_WINDOW_EXITING
-        if guest.primary & windows or p.timer_deadline is not None:
-            return True
-    if p.pending.debug or (p.pending.nmi and not p.nmi_blocked):
-        return True
-    return p.apic.pending_vector() is not None
+        return
+    guest = p.guest
+    if p.pending.debug or _waits_for_nmi(p):
+        p.attention = p.at_every_boundary = True
+        return
+    if guest is not None and p.timer_deadline is not None:
+        p.attention = True
+    window = guest is not None and guest.primary & Primary.INTERRUPT_WINDOW_EXITING
+    if window or p.apic.pending_vector() is not None:
+        p.attention = True
+        if p.state.rflags & _IF or p.state.in_shadow:
+            p.at_every_boundary = True
+        else:
+            p.awaited_flags = _IF
+
+
+def _waits_for_nmi(p: "Processor") -> bool:
+    guest = p.guest
+    window = guest is not None and guest.primary & Primary.NMI_WINDOW_EXITING
+    return bool(window) or (p.pending.nmi and not p.nmi_blocked)
 
 
 def _blocks_init(p: "Processor") -> bool:

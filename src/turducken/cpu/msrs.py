@@ -95,9 +95,8 @@ class MsrFile:
         reader = self._readers.get(index)
         if reader is not None:
             return reader()
-        if index == msr.IA32_APIC_BASE or msr.X2APIC_FIRST <= index <= msr.X2APIC_LAST:
-            return self._p.apic.read_msr(index)
-        if index == msr.IA32_TSC_DEADLINE:
+        if _is_of_apic(index):
+            self._p.platform.spend(self._p.index, 0)
             return self._p.apic.read_msr(index)
         if index == msr.IA32_PERF_GLOBAL_CTRL and self._p.profile.cpu.performance_counters:
             return self.perf_global_ctrl
@@ -118,9 +117,8 @@ class MsrFile:
         writer = self._writers.get(index)
         if writer is not None:
             return writer(value)
-        if index == msr.IA32_APIC_BASE or msr.X2APIC_FIRST <= index <= msr.X2APIC_LAST:
-            return self._p.apic.write_msr(index, value)
-        if index == msr.IA32_TSC_DEADLINE:
+        if _is_of_apic(index):
+            self._p.platform.spend(self._p.index, 0)
             return self._p.apic.write_msr(index, value)
         if index == msr.IA32_PERF_GLOBAL_CTRL and self._p.profile.cpu.performance_counters:
             if value & ~self._p.capabilities.cpu.perf_global_ctrl:
@@ -163,3 +161,9 @@ class MsrFile:
         segment = self._p.state.segment(index)
         self._p.state.set_segment(index, segment._replace(base=value))
         return True
+
+
+def _is_of_apic(index: int) -> bool:
+    """Tell whether an MSR is the local APIC's, for which time matters."""
+    x2apic = msr.X2APIC_FIRST <= index <= msr.X2APIC_LAST
+    return x2apic or index in (msr.IA32_APIC_BASE, msr.IA32_TSC_DEADLINE)

@@ -151,6 +151,8 @@ class Processor:
         self.entry_blocking: tuple[int, bool] | None = None
         self.activity = Activity.ACTIVE if index == 0 else Activity.WAIT_FOR_SIPI
         self.attention = True
+        self.at_every_boundary = True
+        self.awaited_flags = 0
         self.statistics = Statistics()
         self.root: Generator[Wait, None, None] | None = None
         self.root_wait: Wait | None = None
@@ -274,14 +276,14 @@ class Processor:
             trap: int = Trap.SPECIAL
             self.pending.monitor_trap = self.attention = True
         else:
-            trap = self.engine.run(self._slice(budget))
+            trap = self.engine.run(self._slice(budget), self.awaited_flags)
         self.policy.stopped(self.tlb)
         if trap:
             self.handlers[trap](self)
 
     def _slice(self, budget: int) -> int:
         """Shorten a run so that it stops where something may become due."""
-        if self.attention:
+        if self.attention and self.at_every_boundary:
             return 0
         if self.timer_deadline is not None:
             left = self.timer_deadline - self.read_tsc()

@@ -38,9 +38,13 @@ class Event:
 
 
 class Clock:
-    """Guest time in nanoseconds since power-on, with a queue of events."""
+    """Guest time in nanoseconds since power-on, with a queue of events.
 
-    def __init__(self) -> None:
+    ``on_deadline`` learns of every deadline when it is set.
+    """
+
+    def __init__(self, on_deadline: Callable[[int], None] | None = None) -> None:
+        self._on_deadline = on_deadline
         self._now = 0
         self._events: list[Event] = []
         self._registered = 0
@@ -55,6 +59,8 @@ class Clock:
         self._registered += 1
         event = Event(max(deadline, self._now), self._registered, callback)
         heappush(self._events, event)
+        if self._on_deadline is not None:
+            self._on_deadline(event.deadline)
         return event
 
     def after(self, delay: int, callback: Callable[[], None]) -> Event:

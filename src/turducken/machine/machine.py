@@ -99,12 +99,12 @@ class Machine:
     ) -> None:
         self.options = options
         self.memory = PhysicalMemory(options.memory)
-        self.clock = Clock()
+        self.clock = Clock(self._on_deadline)
         self.stop = Stop()
         self.unclaimed: list[Unclaimed] = []
         self.capabilities = Capabilities.from_profile(options.profile)
         self._running: Processor | None = None
-        self._started_at = self._turn_began = 0
+        self._started_at = self._turn_began = self._turn_ends = 0
         self._random = random.Random(options.seed)
         self._limit: int | None = None
         self.mtrrs = [
@@ -207,22 +207,41 @@ class Machine:
     def port_in(self, processor: int, port: int, size: int) -> int:
         """IN."""
         self.spend(processor, PORT_NANOSECONDS)
-        return self.chipset.ports.read(port, size)
+        value = self.chipset.ports.read(port, size)
+        self._look_at_signals()
+        return value
 
     def port_out(self, processor: int, port: int, size: int, value: int) -> None:
         """OUT."""
         self.spend(processor, PORT_NANOSECONDS)
         self.chipset.ports.write(port, size, value)
+        self._look_at_signals()
 
     def mmio_read(self, processor: int, address: int, size: int) -> int:
         """Read device memory."""
         self.spend(processor, MMIO_NANOSECONDS)
-        return self.chipset.mmio_of(processor).read(address, size)
+        value = self.chipset.mmio_of(processor).read(address, size)
+        self._look_at_signals()
+        return value
 
     def mmio_write(self, processor: int, address: int, size: int, value: int) -> None:
         """Write device memory."""
         self.spend(processor, MMIO_NANOSECONDS)
         self.chipset.mmio_of(processor).write(address, size, value)
+        self._look_at_signals()
+
+    def _look_at_signals(self) -> None:
+        """End the engine's run where an access has sent the running processor a signal."""
+        running = self._running
+        if running is not None and running.attention:
+            running.engine.request_stop()
+
+    def _on_deadline(self, deadline: int) -> None:
+        """End a turn that would go on beyond a deadline that was not known when it began."""
+        running = self._running
+        if running is not None and deadline < self._turn_ends:
+            running.yielded = True
+            running.engine.request_stop()
 
     # Running
 
@@ -274,13 +293,16 @@ class Machine:
         return order
 
     def _quantum(self) -> int:
+        """Return the length of the turn that begins, and note when it ends."""
         quantum = self.options.quantum or (QUANTUM if len(self.processors) > 1 else QUANTUM_ALONE)
         if self.options.seed and len(self.processors) > 1:
             quantum = self._random.randint(1, quantum)
         deadline = self._next_deadline()
-        if deadline is not None:
-            left = max(0, deadline - self.clock.now) // NANOSECONDS_PER_INSTRUCTION
-            quantum = min(quantum, left + 1)
+        now = self.clock.now
+        self._turn_ends = now + quantum * NANOSECONDS_PER_INSTRUCTION
+        if deadline is not None and deadline < self._turn_ends:
+            self._turn_ends = deadline
+            quantum = max(0, deadline - now) // NANOSECONDS_PER_INSTRUCTION + 1
         return quantum
 
     def _next_deadline(self) -> int | None:

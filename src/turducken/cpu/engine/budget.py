@@ -2,8 +2,9 @@
 
 It subtracts the block's number of instructions from a budget, and stops the engine before the block
 when nothing is left, so that a run ends at a block boundary, after the same instruction every time,
-and always executes at least one block. The function is generated at run time; where that is not
-possible, a Python callback does the same, slower, and gives the same run.
+and always executes at least one block. It also stops it where a watched bit of RFLAGS is set: the
+instructions that set one (STI, POPF, IRET) end their block. The function is generated at run time;
+where that is not possible, a Python callback does the same, slower, and gives the same run.
 """
 
 import ctypes
@@ -14,14 +15,23 @@ from turducken.cpu.engine import library
 from turducken.cpu.engine.native import generate
 
 _SLOTS = 1 << 16
-_BUDGET, _STOP, _SLOW, _TABLE = 0, 1, 2, 4
+_BUDGET, _STOP, _SLOW, _FLAGS, _WATCHED, _TABLE = 0, 1, 2, 3, 4, 6
 
 # A block is known by its linear address and byte size; the table remembers its instruction count.
 _CODE = f"""
 define void @block(i8* %engine, i64 %address, i32 %size, i64* %data) {{
 entry:
   %budget = load i64, i64* %data
-  %over = icmp slt i64 %budget, 0
+  %flagsp = getelementptr i64, i64* %data, i64 {_FLAGS}
+  %flagsi = load i64, i64* %flagsp
+  %flagsw = inttoptr i64 %flagsi to i64*
+  %flags = load i64, i64* %flagsw
+  %watchedp = getelementptr i64, i64* %data, i64 {_WATCHED}
+  %watched = load i64, i64* %watchedp
+  %set = and i64 %flags, %watched
+  %isset = icmp ne i64 %set, 0
+  %used = icmp slt i64 %budget, 0
+  %over = or i1 %used, %isset
   br i1 %over, label %stop, label %count
 count:
   %size64 = zext i32 %size to i64
@@ -64,11 +74,17 @@ class Budget:
 
     ``on_new_block(address, size)`` sees each block once before it counts (perhaps again after the
     small table has forgotten it) and returns the number of instructions in it, or None if it has
-    stopped the engine before a block that must be seen every time.
+    stopped the engine before a block that must be seen every time. ``flags`` is where RFLAGS is in
+    this process while the engine runs.
     """
 
     def __init__(
-        self, handle: int, on_new_block: Callable[[int, int], int | None], *, native: bool = True
+        self,
+        handle: int,
+        flags: int,
+        on_new_block: Callable[[int, int], int | None],
+        *,
+        native: bool = True,
     ) -> None:
         self._data = (ctypes.c_int64 * (_TABLE + 2 * _SLOTS))()
         self.words = memoryview(self._data).cast("B").cast("q")
@@ -76,6 +92,8 @@ class Budget:
         self._on_new_block = on_new_block
         self._slow = library.BLOCK_HOOK(self._new_block)
         self.words[_STOP] = library.emu_stop_address
+        self.words[_FLAGS] = flags
+        self._flags = ctypes.c_uint64.from_address(flags)
         self.words[_SLOW] = ctypes.cast(self._slow, ctypes.c_void_p).value or 0
         self._fallback = library.BLOCK_HOOK(self._count_block)
         self.hook: Any = (generate("block", _CODE) if native else None) or self._fallback
@@ -89,6 +107,10 @@ class Budget:
     @left.setter
     def left(self, value: int) -> None:
         self.words[_BUDGET] = value
+
+    def watch(self, flags: int) -> None:
+        """Stop before a block where one of these bits of RFLAGS is set; 0 for none."""
+        self.words[_WATCHED] = flags
 
     def forget_blocks(self) -> None:
         """Forget all counts (when translated code is dropped)."""
@@ -110,7 +132,7 @@ class Budget:
 
     def _count_block(self, engine: int, address: int, size: int, data: int) -> None:
         slot, key = self._slot(address, size)
-        if self.words[_BUDGET] < 0:
+        if self.words[_BUDGET] < 0 or self._flags.value & self.words[_WATCHED]:
             library.emu_stop(self._handle)
         elif self.words[slot] == key:
             self.words[_BUDGET] -= self.words[slot + 1]

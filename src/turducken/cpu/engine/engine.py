@@ -110,8 +110,10 @@ class Engine:
         self._running_budget = 0
         self._is_stepping = self._can_step = False
         self._map_memory()
-        self._budget = Budget(self._handle, self._new_block, native=native)
         self.state = State(self._handle)
+        self._budget = Budget(
+            self._handle, self.state.flags_address, self._new_block, native=native
+        )
         self._checkpoint = Checkpoint(self._handle)
         self.fields = FieldAccess(
             self.state.address, self._budget.data, self._on_interrupt, native=native
@@ -155,23 +157,26 @@ class Engine:
         library.add_instruction_hook(self._handle, x86_const.UC_X86_INS_IN, self._in)
         library.add_instruction_hook(self._handle, x86_const.UC_X86_INS_OUT, self._out)
 
-    def run(self, budget: int) -> int:
+    def run(self, budget: int, watched: int = 0) -> int:
         """Run for at least one block and about ``budget`` instructions.
 
-        Returns a `Trap` or an SVM exit code.
+        The run also ends before a block where one of the ``watched`` bits of RFLAGS is set (none
+        that could be is when it begins). Returns a `Trap` or an SVM exit code.
         """
         limit = self._budget
+        limit.watch(watched)
         self._can_step = False
         limit.left = self._running_budget = budget
         self.fields.allow()
         trap = self._run(0)
-        self.executed += budget - limit.left
+        self.executed += self._running_budget - limit.left
         self._running_budget = limit.left
         return trap
 
     def step(self) -> int:
         """Run one instruction; return as `run` does."""
         self._budget.left = self._running_budget = 1 << 62
+        self._budget.watch(0)
         if not self._can_step:
             # Code translated for running would be executed a block at a time.
             library.flush_code(self._handle)
@@ -199,8 +204,14 @@ class Engine:
         return self.executed + self._running_budget - self._budget.left
 
     def request_stop(self) -> None:
-        """End a run in progress at the end of the current block."""
-        library.emu_stop(self._handle)
+        """End a run in progress at the end of the current block.
+
+        Stopping the engine in the middle would leave an access to device memory half done.
+        """
+        left = self._budget.left
+        if left >= 0:
+            self._running_budget -= left + 1
+            self._budget.left = -1
 
     def _run(self, count: int) -> int:
         state, handle = self.state, self._handle

@@ -108,6 +108,11 @@ class State:
         self._system = self.words[_SEGMENTS : _CR0 + 1].cast("B")
 
     @property
+    def flags_address(self) -> int:
+        """Where RFLAGS is in this process."""
+        return self.address + 8 * EFLAGS
+
+    @property
     def rip(self) -> int:
         """The instruction pointer."""
         return self.words[RIP]
