@@ -3,6 +3,7 @@
  * processor may use what it knew until INVEPT, or forget it at any time: where no INVEPT was
  * executed, the tests accept both, and nothing else.
  */
+#include "pc/mark.h"
 #include "test/ept_cases.h"
 #include "test/test.h"
 #include "vmx/caps.h"
@@ -41,7 +42,9 @@ TEST("ept", remap_lazy, "ept-remap-without-invept", TEST_EPT)
     void *pages[2] = { access_page(0x83), access_page(0x84) };
     map(vm, pages[0], EPT_RWX);
     check_equal("before", l2_reads(vm, NOTE_PAGE + VALUE), 0x83);
+    mark_stale_use(true);
     map(vm, pages[1], EPT_RWX);
+    mark_stale_use(false);
     word seen = l2_reads(vm, NOTE_PAGE + VALUE);
     check(seen == 0x83 || seen == 0x84, "the old page or the new one");
     ept_invalidate(&vm->ept);

@@ -2,6 +2,7 @@
  * VPID: what the processor keeps of L2's linear addresses over VM entries and exits, and how L1 makes
  * it forget (SDM 3C, "Operations that invalidate cached mappings").
  */
+#include "pc/mark.h"
 #include "test/ept_cases.h"
 #include "test/test.h"
 #include "vmx/caps.h"
@@ -105,7 +106,9 @@ TEST("vpid", lazy, "vpid-change-without-invvpid", 0)
     begin(vm, 6);
     create(vm, &mapping, 0xa0, 0);
     check_equal("before", l2_reads(vm, VIOLATION_PAGE + VALUE), 0xa0);
+    mark_stale_use(true);
     flip(&mapping, 1, 0);
+    mark_stale_use(false);
     word seen = l2_reads(vm, VIOLATION_PAGE + VALUE);
     check(seen == 0xa0 || seen == 0xa1, "the old page or the new one");
     forget_vpid(6);
@@ -230,7 +233,9 @@ TEST("vpid", not_invept, "vpid-ept-change-invvpid", TEST_EPT)
     begin(vm, 11);
     ept_map(&vm->ept, NOTE_PAGE, physical(access_page(0xb8)), 1, EPT_RWX | EPT_WB);
     l2_reads(vm, NOTE_PAGE + VALUE);
+    mark_stale_use(true);
     ept_map(&vm->ept, NOTE_PAGE, physical(access_page(0xb9)), 1, EPT_RWX | EPT_WB);
+    mark_stale_use(false);
     invvpid(INVVPID_ALL, 0, 0);
     word seen = l2_reads(vm, NOTE_PAGE + VALUE);
     check(seen == 0xb8 || seen == 0xb9, "the old page or the new one");

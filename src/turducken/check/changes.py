@@ -11,7 +11,8 @@ class Actor:
 
     ``address`` is the instruction's (None for L0, which has a ``function`` of its own source
     instead). ``moment`` counts the changes of tables; ``entries`` the VM entries that this level
-    had made on this processor by then.
+    had made on this processor by then. ``is_deliberate``: it has said that it means to leave
+    translations stale (`turducken.devices.system_ports.StaleUseMark`).
     """
 
     cpu: int
@@ -20,6 +21,7 @@ class Actor:
     function: str | None = None
     moment: int = 0
     entries: int = 0
+    is_deliberate: bool = False
 
 
 @dataclass(slots=True, eq=False)

@@ -3,13 +3,14 @@
 The rules are those of docs/sanitizer.md.
 """
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from turducken.address import Gpa1
 from turducken.arch.registers import CR4
 from turducken.check.changes import Actor, Change, Source
 from turducken.check.findings import Entry, Finding, Use, missing
-from turducken.check.rules import EPT_RULES, OTHER_RULES, Rule, rule_of
+from turducken.check.rules import EPT_RULES, INVVPID_GUIDELINES, OTHER_RULES, Rule, rule_of
 from turducken.check.views import GUEST, Now, Record, Regime, View
 from turducken.check.virtual import VirtualView
 from turducken.mmu.faults import Fault
@@ -151,7 +152,7 @@ class Examiner:
         """Tell whether this use of a changed entry is somebody's mistake."""
         change = source.change
         assert change is not None
-        if change.is_reported:
+        if change.is_reported or change.by.is_deliberate:
             return False
         if not self._matters(rule_of(source.stage, change.rule), source, record, now, access):
             return False
@@ -312,8 +313,12 @@ class Examiner:
         change = source.change
         assert change is not None
         rule = rule_of(source.stage, change.rule)
-        if source.stage == GUEST and view is self.hardware and self.virtual is not None:
-            rule = OTHER_RULES["flush-left-out"]
+        if source.stage == GUEST:
+            if view is self.hardware and self.virtual is not None:
+                rule = OTHER_RULES["flush-left-out"]
+            elif change.by.level != self._s.level(self._p):
+                # A hypervisor has changed its guest's tables.
+                rule = replace(rule, missing="INVVPID", citation=INVVPID_GUIDELINES)
         use = self._use(view, address, record, access)
         one: Finding = missing(rule, source.stage, change.by, use, place=change.place)
         one.before = Entry(change.before, source.fmt, source.level)

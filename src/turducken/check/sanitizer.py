@@ -47,6 +47,8 @@ class Sanitizer:
         self._last_user = [-1] * count
         self._pending: list[list[tuple[str, Change]]] = [[] for _ in processors]
         self._vcpus: list[Vcpu | None] = [None] * count
+        self._marked: set[int] = set()
+        machine.on_stale_use_mark = self._on_mark
         self.examiners = [self._attach(one) for one in processors]
         for examiner, processor in zip(self.examiners, processors, strict=True):
             HardwareFollower(self, examiner, processor)
@@ -98,7 +100,15 @@ class Sanitizer:
         if level == "L0":
             return Actor(cpu, level, None, _function(), self.watch.moment, self._entries[cpu])
         entries = self._entries12 if self.is_nested else self._entries
-        return Actor(cpu, level, processor.state.rip, None, self.watch.moment, entries[cpu])
+        rip, is_marked = processor.state.rip, cpu in self._marked
+        return Actor(cpu, level, rip, None, self.watch.moment, entries[cpu], is_marked)
+
+    def _on_mark(self, value: int) -> None:
+        """A guest begins or ends changes that it invalidates nothing after on purpose."""
+        running = self._machine.running
+        if running is not None:
+            self.watch.close()
+            (self._marked.add if value else self._marked.discard)(running.index)
 
     def _writer(self) -> Actor:
         running = self._machine.running

@@ -38,6 +38,7 @@ from turducken.devices.system_ports import (
     Latches,
     PostCodes,
     ShutdownPort,
+    StaleUseMark,
     SystemControlA,
 )
 from turducken.devices.uart import Uart
@@ -71,6 +72,8 @@ class Outputs:
     """A value written to port 80h."""
     debug_exit: Callable[[int], None] = _discard
     """The guest ends the run with this value."""
+    stale_use_mark: Callable[[int], None] = _discard
+    """The guest begins (1) or ends (0) changes of tables that it invalidates nothing after."""
     power_off: Callable[[], None] = _ignore
     """The guest switches the machine off (ACPI, or the letters at port 8900h)."""
     reset: Callable[[], None] = _ignore
@@ -168,6 +171,7 @@ class Chipset:
         self.post = PostCodes(out.post_code)
         self.debug_console = DebugConsole(out.debug_console)
         self.debug_exit = DebugExit(out.debug_exit, self._options.debug_exit_port)
+        self.stale_use_mark = StaleUseMark(out.stale_use_mark)
         self.shutdown = ShutdownPort(out.power_off)
         self.system_control = SystemControlA(out.reset)
         self.dma = Latches(DMA_PORTS)
@@ -188,6 +192,7 @@ class Chipset:
             self.post,
             self.debug_console,
             self.debug_exit,
+            self.stale_use_mark,
             self.shutdown,
             self.system_control,
             self.dma,

@@ -6,6 +6,7 @@ SYSTEM_CONTROL_A = 0x92
 POST_PORT = 0x80
 DEBUG_CONSOLE_PORT = 0xE9
 DEBUG_EXIT_PORT = 0xF4
+STALE_USE_PORT = 0xEA
 SHUTDOWN_PORT = 0x8900
 SHUTDOWN_WORD = b"Shutdown"
 
@@ -106,6 +107,27 @@ class DebugExit:
     def port_write(self, port: int, size: int, value: int) -> None:
         """End the run."""
         self._on_exit(value)
+
+
+class StaleUseMark:
+    """Port EAh: 1 before a guest changes tables without invalidation on purpose, 0 behind it.
+
+    The sanitizer reports no use of what such changes leave stale; without it nothing happens.
+    """
+
+    ports = (range(STALE_USE_PORT, STALE_USE_PORT + 1),)
+    widest_access = 1
+
+    def __init__(self, on_mark: Callable[[int], None] = _discard) -> None:
+        self._on_mark = on_mark
+
+    def port_read(self, port: int, size: int) -> int:
+        """Return all ones."""
+        return 0xFF
+
+    def port_write(self, port: int, size: int, value: int) -> None:
+        """Begin or end."""
+        self._on_mark(value & 1)
 
 
 class ShutdownPort:

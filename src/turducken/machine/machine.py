@@ -102,6 +102,7 @@ class Machine:
         self.clock = Clock(self._on_deadline)
         self.stop = Stop()
         self.unclaimed: list[Unclaimed] = []
+        self.on_stale_use_mark: Callable[[int], None] | None = None
         self.capabilities = Capabilities.from_profile(options.profile)
         self._running: Processor | None = None
         self._started_at = self._turn_began = self._turn_ends = 0
@@ -146,6 +147,7 @@ class Machine:
         outputs = Outputs(
             console=on_console or (lambda _byte: None),
             debug_exit=self._on_debug_exit,
+            stale_use_mark=self._on_stale_use_mark,
             power_off=lambda: self.end(Outcome.GUEST_EXIT, 0),
             reset=lambda: self.end(Outcome.TRIPLE_FAULT, 0),
             unclaimed=self._on_unclaimed,
@@ -171,6 +173,10 @@ class Machine:
 
     def _on_debug_exit(self, value: int) -> None:
         self.end(Outcome.GUEST_EXIT, value)
+
+    def _on_stale_use_mark(self, value: int) -> None:
+        if self.on_stale_use_mark is not None:
+            self.on_stale_use_mark(value)
 
     def end(self, outcome: Outcome, code: int = 0) -> None:
         """End the run after the current instruction."""

@@ -21,6 +21,7 @@ class ObservedMmu(Mmu):
     """As `Mmu`; ``observer`` is told of linear accesses."""
 
     observer: AccessObserver | None = None
+
     answers_for_whole_pages = False
 
     def translate(self, access: Access) -> Mapping | Fault:
