@@ -1,6 +1,7 @@
 """One trial: one of lhv's tests nested, with noise, and a judgement."""
 
 import contextlib
+import gc
 import random
 import traceback
 from collections.abc import Callable
@@ -176,4 +177,6 @@ def run_trial(seed: int, options: TrialOptions | None = None) -> Finding | None:
         where = traceback.extract_tb(error.__traceback__)[-1]
         place = f"{where.filename.rpartition('/')[2]}:{where.lineno}"
         return Finding("error", f"{type(error).__name__} at {place}: {error}")
+    finally:
+        gc.collect()  # a machine is large, and made of cycles
     return None
