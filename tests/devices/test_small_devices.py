@@ -400,3 +400,21 @@ def test_the_timer_s_status_and_interrupt(clock):
     assert not line.level
     clock.advance(3 * NANOSECONDS)
     assert line.rises == 2
+
+
+# -- Interrupt lines that the guest drives ---------------------------------------------------------
+
+
+def test_a_guest_drives_interrupt_lines_itself(pc):
+    def requests():
+        pc.out(0xA0, 0x0A)  # OCW3: the next read gives IRR
+        return pc.inp(0xA0)
+
+    pc.out(0x200F, 1)
+    assert requests() == 1 << 7
+    pc.out(0x200A, 0xFF)
+    assert requests() == 1 << 7 | 1 << 2
+    pc.out(0x200F, 0)
+    assert requests() == 1 << 2
+    assert pc.inp(0x2000) == 0xFF
+    assert pc.host.events == []

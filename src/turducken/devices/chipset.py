@@ -15,10 +15,12 @@ from turducken.devices.bus import MmioBus, PortBus, UnclaimedHandler
 from turducken.devices.clock import Clock
 from turducken.devices.cmos import Cmos, MemorySizes
 from turducken.devices.fw_cfg import FwCfg
+from turducken.devices.interrupt_test import InterruptTestPorts
 from turducken.devices.io_apic import IoApic
 from turducken.devices.keyboard_controller import KeyboardController
 from turducken.devices.lines import (
     COM1_IRQ,
+    ISA_LINES,
     KEYBOARD_IRQ,
     MOUSE_IRQ,
     RTC_IRQ,
@@ -175,6 +177,7 @@ class Chipset:
         self.shutdown = ShutdownPort(out.power_off)
         self.system_control = SystemControlA(out.reset)
         self.dma = Latches(DMA_PORTS)
+        self.interrupt_test = InterruptTestPorts([self._line(irq) for irq in range(ISA_LINES)])
 
     def _attach(self) -> None:
         self.ports = PortBus(self._outputs.unclaimed)
@@ -196,6 +199,7 @@ class Chipset:
             self.shutdown,
             self.system_control,
             self.dma,
+            self.interrupt_test,
         ):
             self.ports.attach(device)
         self._mmio = [self._mmio_bus(apic) for apic in self.apics]
