@@ -1,6 +1,7 @@
 /*
  * What PALs cost, for whoever counts from outside: each step is named on the console when it begins
- * and when it has ended, "nothing" included, which is what the saying and the way to ring 3 cost.
+ * and when it has ended, with as many characters as any other.  "none" is what the saying and the way
+ * to ring 3 cost by themselves.  All steps are made twice: the first time warms everything up.
  */
 #include "lib/print.h"
 #include "lib/string.h"
@@ -38,9 +39,9 @@ static const struct step {
     user_function run;
     unsigned count;
 } steps[] = {
-    { "nothing", nothing, 1 },      { "register", enroll, 1 },
-    { "first-call", call_once, 1 }, { "call", call_often, CALLS },
-    { "unregister", leave_again, 1 },
+    { "none", nothing, 1 },   { "join", enroll, 1 },
+    { "call", call_once, 1 }, { "more", call_often, CALLS },
+    { "part", leave_again, 1 },
 };
 
 static void count_steps(struct vm *vm, const struct place *place)
@@ -50,10 +51,11 @@ static void count_steps(struct vm *vm, const struct place *place)
     memset(&customer, 0, sizeof customer);
     tv_begin();
     pal_prepare(&customer.pal, 0);
-    for (unsigned i = 0; i < ARRAY_LEN(steps); i++) {
-        print("# begin %s %s %u\n", place->name, steps[i].name, steps[i].count);
-        place->run(vm, steps[i].run, NULL);
-        print("# end %s %s\n", place->name, steps[i].name);
+    for (unsigned i = 0; i < 2 * ARRAY_LEN(steps); i++) {
+        const struct step *step = &steps[i % ARRAY_LEN(steps)];
+        print("# begin %s %s %02u\n", place->name, step->name, step->count);
+        place->run(vm, step->run, NULL);
+        print("# end %s %s\n", place->name, step->name);
     }
     check_equal("status", customer.status, TV_SUCCESS);
 }

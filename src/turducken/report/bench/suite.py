@@ -7,6 +7,7 @@ from dataclasses import replace
 from turducken.hypervisor import POLICIES
 from turducken.inspect import bench as tables
 from turducken.report.bench import bochs
+from turducken.report.bench.pals import pals
 from turducken.report.bench.raw import LONG_LOOP, LOOP_LENGTHS, SHORT_LOOP, RawEngine
 from turducken.report.bench.records import Aim, Measurement
 from turducken.report.bench.workloads import Timing, bench_options, best_of, run_workload
@@ -194,6 +195,7 @@ GROUPS: dict[str, Callable[[], Iterator[Measurement]]] = {
     "memory": memory,
     "policies": policies,
     "boot": boot,
+    "pals": pals,
     "pt": toolbox,
 }
 """The groups by the names that the command line knows."""
