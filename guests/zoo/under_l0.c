@@ -37,7 +37,8 @@ static void need_flags(void)
 SCENARIO(two_shadows, "two-shadows-of-one-root")
 {
     need_flags();
-    change_and_look(vm, vm->ept.eptp, vm->ept.eptp, vm->ept.eptp | EPTP_AD);
+    /* Flags on first: turning them on for a root that was used without takes an INVEPT. */
+    change_and_look(vm, vm->ept.eptp, vm->ept.eptp | EPTP_AD, vm->ept.eptp);
 }
 
 SCENARIO(operand, "invept-of-other-flags")

@@ -29,6 +29,8 @@ class Change:
     """An entry that was cached has been changed in a way that needs an invalidation."""
 
     place: int
+    fmt: BoundFormat
+    level: int
     before: int
     after: int
     rule: str

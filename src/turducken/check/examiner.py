@@ -87,9 +87,9 @@ class Examiner:
 
     @staticmethod
     def _is_same_root(regime: Regime, record: Record, address: int) -> bool:
-        if regime.paging is None:
-            return regime.ept is None or record.root == int(regime.ept.accessed_dirty)
-        return record.root == regime.root_for(address)
+        if regime.ept is not None and regime.ept.accessed_dirty > record.flags:
+            return False
+        return regime.paging is None or record.root == regime.root_for(address)
 
     def after(self, access: Access, found: Mapping | Fault) -> None:
         """Cache what the access has used."""
@@ -104,7 +104,8 @@ class Examiner:
                 record = view.record(address)
                 if record is not None:
                     self._s.touched(self._p.index, record)
-                    if not record.is_current:
+                    same = self._is_same_root(view.regime, record, address)
+                    if not same or not record.is_current:
                         self._judge(view, record, address, access)
         if self.virtual is not None and self.virtual.root12 is not None:
             self._compare(self.virtual, address, access)
@@ -188,7 +189,7 @@ class Examiner:
         """The same tag was used with other tables."""
         regime = view.regime
         assert regime is not None
-        if regime.paging is None:
+        if regime.ept is not None and regime.ept.accessed_dirty > record.flags:
             self._report_flags(view, record, address, access)
             return
         now = view.now(address)
@@ -219,9 +220,9 @@ class Examiner:
         """An EPT is used with accessed and dirty flags that was used without."""
         regime = view.regime
         assert regime is not None
-        if regime.ept is None or record.root:
-            return
-        by = Actor(self._p.index, "L1", None)
+        assert regime.ept is not None
+        level = "L1" if regime.ept_stage == "ept12" else "L0"
+        by = Actor(self._p.index, level, None)
         rule = EPT_RULES["flags-enabled"]
         use = self._use(view, address, record, access)
         one = missing(rule, regime.ept_stage, by, use)
@@ -249,7 +250,8 @@ class Examiner:
             if access.kind == WRITE:
                 own.composed_epoch = epoch
             return
-        last = self._last_change((*theirs.sources, *theirs.below))
+        below = self._s.places01(virtual.vcpu, gpa1)
+        last = self._last_change(theirs.sources, below)
         if last is None:
             return
         change, stage = last
@@ -261,9 +263,8 @@ class Examiner:
         use = self._use(self.hardware, address, own, access)
         rule = OTHER_RULES["shadow-left-behind"]
         one = missing(rule, "ept02", change.by, use, place=change.place)
-        source = next(s for s in (*theirs.sources, *theirs.below) if s.place == change.place)
-        one.before = Entry(change.before, source.fmt, source.level)
-        one.after = Entry(change.after, source.fmt, source.level)
+        fmt, level = change.fmt, change.level
+        one.before, one.after = Entry(change.before, fmt, level), Entry(change.after, fmt, level)
         self._s.report(one)
         own.composed_epoch = epoch
 
@@ -289,12 +290,14 @@ class Examiner:
             gpa1, rights = Gpa1(now.page), now.ept_all_of
         return False
 
-    def _last_change(self, sources: tuple[Source, ...]) -> tuple[Change, str] | None:
-        found = [
-            (self._watch.history[one.place], one.stage)
-            for one in sources
-            if one.stage != GUEST and one.place in self._watch.history
-        ]
+    def _last_change(
+        self, sources: tuple[Source, ...], below: list[int]
+    ) -> tuple[Change, str] | None:
+        """Return the last change of EPT12's entries or, at places ``below``, of EPT01's."""
+        history = self._watch.history
+        places = [(one.place, one.stage) for one in sources if one.stage != GUEST]
+        places += [(place, "ept01") for place in below]
+        found = [(history[place], stage) for place, stage in places if place in history]
         return max(found, key=lambda one: one[0].by.moment) if found else None
 
     # Reporting
@@ -321,8 +324,8 @@ class Examiner:
                 rule = replace(rule, missing="INVVPID", citation=INVVPID_GUIDELINES)
         use = self._use(view, address, record, access)
         one: Finding = missing(rule, source.stage, change.by, use, place=change.place)
-        one.before = Entry(change.before, source.fmt, source.level)
-        one.after = Entry(change.after, source.fmt, source.level)
+        one.before = Entry(change.before, change.fmt, change.level)
+        one.after = Entry(change.after, change.fmt, change.level)
         change.is_reported = True
         self._s.report(one)
 

@@ -201,6 +201,11 @@ class Sanitizer:
             sources.append(self.watch.source(where, value, "ept01", _EPT01, level, parent=parent))
         return tuple(sources)
 
+    @staticmethod
+    def places01(vcpu: Vcpu, gpa1: Gpa1) -> list[int]:
+        """Return where EPT01's entries for an address of L1's are, present or not."""
+        return [entry.address for entry in vcpu.ept01.table.path(gpa1)]
+
     def report(self, finding: Finding) -> None:
         """Add a finding, unless it is known."""
         known = self._known.get(finding.key)

@@ -28,11 +28,13 @@ GUEST = "guest"
 class Record(Mapping):
     """A cached translation, and the entries that it was made of.
 
-    ``root`` is what the walk began with; ``epoch`` when it was last judged (`EntryWatch.epoch`).
+    ``root`` is what the walk began with; ``flags``: EPT's accessed and dirty flags were in use;
+    ``epoch`` is when it was last judged (`EntryWatch.epoch`).
     """
 
     sources: tuple[Source, ...] = ()
     root: int = 0
+    flags: bool = False
     epoch: int = -1
     composed_epoch: int = -1
     below: tuple[Source, ...] = ()
@@ -179,6 +181,7 @@ class View:
         record.gpa = gpa & ~mask
         record.page = (outer.page | gpa & (1 << outer.shift) - 1) & ~mask
         record.ept_all_of, record.ept_leaf = outer.ept_all_of, outer.ept_leaf
+        record.flags = outer.flags
         sources[:0] = outer.sources
         return True
 
@@ -200,7 +203,7 @@ class View:
         page, rights = gpa >> found.shift << found.shift, found.all_of & EPT_RIGHTS
         record = Record(found.page, found.shift, 7, 0, 0, True, page, rights, found.leaf)
         record.sources = tuple(own)
-        record.root = int(ept.accessed_dirty)
+        record.flags = ept.accessed_dirty
         space.add(gpa, record)
         _remember(space, ept.format, found, start, gpa, _through(own, found, ()))
         return record

@@ -211,6 +211,8 @@ class EntryWatch:
         reused = bool(now & source.fmt.present) and source.is_unlinked
         change = Change(
             source.place,
+            source.fmt,
+            source.level,
             source.value,
             now,
             "table-reused" if reused else rule,

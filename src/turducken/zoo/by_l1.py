@@ -287,6 +287,7 @@ SCENARIOS = (
         faulty="L2 writes to a page that it has written before; the flag stays clear.",
         fixed="INVEPT together with the new EPTP.",
         failure="a page that L2 has written is marked dirty",
+        rule="flags-enabled",
     ),
     _on_one(
         name="vpid-reused-without-invvpid",
