@@ -94,6 +94,20 @@ def test_a_tlb_that_forgets_more_hides_the_mistake_but_not_from_the_sanitizer() 
     assert result.is_found
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "shrink-without-remote-invept",
+        "handed-over-before-shootdown",
+        "shootdown-waits-for-nobody",
+    ],
+)
+def test_a_missing_shootdown_cannot_be_seen_where_invalidations_reach_everybody(name: str) -> None:
+    result = run_form(find_scenario(name), Form.FAULTY, Conditions(tlb="broadcast"))
+    assert result.passed
+    assert result.is_found
+
+
 def test_a_useless_invalidation_counts_in_the_scenario_itself_only() -> None:
     scenario = find_scenario("invept-executed-twice")
     faulty, fixed = (run_form(scenario, form) for form in Form)

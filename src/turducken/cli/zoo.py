@@ -1,9 +1,12 @@
 """``turducken zoo``: mistakes that broke real hypervisors, to look at and to run."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Annotated, cast
 
 import typer
+from rich.console import Console as Terminal
+from rich.status import Status
 
 from turducken.cli import choices
 from turducken.cli.errors import InputError
@@ -101,18 +104,25 @@ def run(
     """Run a scenario, faulty and fixed, and tell what was seen."""
     if (name is None) is not everything:
         raise InputError("give the NAME of a scenario, or --all")
-    chosen = [_find(name)] if name is not None else list(SCENARIOS.values())
     conditions = Conditions(mode, tlb, cast(ShadowPolicyName, shadow), seed)  # checked by the run
-    forms = tuple(Form) if form is None else (form,)
-    options_for(chosen[0], forms[0], conditions)  # complains before anything is told
-    is_told = json != STDOUT and name is not None
+    plan = _Plan(tuple(Form) if form is None else (form,), conditions, is_told=json != STDOUT)
+    chosen = [_find(name)] if name is not None else list(SCENARIOS.values())
+    options_for(chosen[0], plan.forms[0], conditions)  # complains before anything is told
     with output_file("--json", json) as file, interruptible() as check:
-        pairs = [_run_one(one, forms, conditions, check, is_told=is_told) for one in chosen]
+        pairs = _run_all(chosen, plan, check) if everything else [_run_one(chosen[0], plan, check)]
         if file is not None:
             file.write(dump(results_as_dict(pairs)).encode())
-    if json != STDOUT and everything:
-        print_plainly(overview(pairs))
     return SUCCESS_STATUS if _all_behaved(pairs) else FAILURE_STATUS
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """How scenarios are run."""
+
+    forms: Sequence[Form]
+    conditions: Conditions
+    is_told: bool
+    """People are to read of it on standard output."""
 
 
 def _find(name: str) -> Scenario:
@@ -122,23 +132,31 @@ def _find(name: str) -> Scenario:
         raise InputError(str(error)) from None
 
 
-def _run_one(
-    scenario: Scenario,
-    forms: Sequence[Form],
-    conditions: Conditions,
-    check: Callable[[], None],
-    *,
-    is_told: bool,
-) -> tuple[FormResult, ...]:
-    if is_told:
+def _run_one(scenario: Scenario, plan: _Plan, check: Callable[[], None]) -> tuple[FormResult, ...]:
+    """Run one scenario, and tell of each form when it has ended."""
+    if plan.is_told:
         print_plainly(story_view(scenario))
     results = []
-    for form in forms:
-        one = run_form(scenario, form, conditions, check)
+    for form in plan.forms:
+        one = run_form(scenario, form, plan.conditions, check)
         results.append(one)
-        if is_told:
+        if plan.is_told:
             print_plainly(result_view(one))
     return tuple(results)
+
+
+def _run_all(
+    chosen: Sequence[Scenario], plan: _Plan, check: Callable[[], None]
+) -> list[tuple[FormResult, ...]]:
+    """Run many, and show one row for each at the end."""
+    pairs = []
+    with Status("", console=Terminal(stderr=True)) as status:  # on terminals only
+        for number, one in enumerate(chosen, 1):
+            status.update(f"{number} of {len(chosen)}: {one.name}")
+            pairs.append(_run_one(one, replace(plan, is_told=False), check))
+    if plan.is_told:
+        print_plainly(overview(pairs))
+    return pairs
 
 
 def _all_behaved(pairs: Sequence[Sequence[FormResult]]) -> bool:

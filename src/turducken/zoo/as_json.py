@@ -21,6 +21,7 @@ def scenario_as_dict(scenario: Scenario) -> dict[str, Any]:
         "fault": scenario.fault,
         "image": scenario.image,
         "cpus": scenario.cpus,
+        "memory": scenario.memory,
     }
 
 

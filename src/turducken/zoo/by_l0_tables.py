@@ -5,6 +5,7 @@ The faulty form plants a flag of `turducken.hypervisor.Faults`; the fixed form i
 
 from functools import partial
 
+from turducken.address import GIB
 from turducken.zoo.scenario import Culprit, Scenario
 
 _zoo = partial(Scenario, culprit=Culprit.L0)
@@ -56,6 +57,7 @@ SCENARIOS = (
         fixed="Entries are 64 bits wide everywhere.",
         failure="another page: got 0x60c3, expected 0x7e2",
         fault="narrow_type_setter",
+        memory=4 * GIB,
     ),
     _zoo(
         name="table-under-two-rights",

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from turducken.address import GIB
 from turducken.apps import AppRequest
 from turducken.check import Finding, Sanitizer
 from turducken.check.changes import Actor
@@ -16,8 +15,6 @@ from turducken.zoo.app import ZooApp
 from turducken.zoo.evidence import evidence_of, is_skipped
 from turducken.zoo.scenario import Culprit, Form, Scenario
 
-MEMORY = 4 * GIB
-"""A quarter of it lies above 4 GiB; only what is used costs anything."""
 _OWN = "scenario_"
 """What the names of the functions begin with in which the zoo's scenarios are."""
 NOTE_PAGE = 0x123_4000
@@ -114,7 +111,7 @@ def options_for(scenario: Scenario, form: Form, conditions: Conditions) -> Syste
         image=find_image(scenario.image),
         mode=conditions.mode_of(scenario),
         cpus=scenario.cpus,
-        memory=MEMORY,
+        memory=scenario.memory,
         text=scenario.command_line(form),
         tlb=conditions.tlb,
         shadow=conditions.shadow,

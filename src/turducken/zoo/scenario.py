@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from enum import Enum
 
+from turducken.address import MIB
+
 ZOO_IMAGE = "zoo-amd64"
 
 
@@ -51,6 +53,8 @@ class Scenario:
     program: str = ""
     image: str = ZOO_IMAGE
     cpus: int = 1
+    memory: int = 64 * MIB
+    """Bytes of RAM that the guest has."""
     needs_app: bool = False
     """L0 has an application on it (`turducken.zoo.app`)."""
 

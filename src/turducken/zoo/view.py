@@ -8,6 +8,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from turducken.address import MIB
 from turducken.report.words import plural, short_number, short_time
 from turducken.system import DEFAULT_MODE, Mode
 from turducken.zoo.running import FormResult
@@ -63,7 +64,8 @@ def command_for(scenario: Scenario, form: Form) -> str:
     words = ["turducken run", scenario.image, f'--cmdline "{scenario.command_line(form)}"']
     words += [f"--mode {mode}"] if Mode(mode) is not DEFAULT_MODE else []
     words += [f"--cpus {scenario.cpus}"] if scenario.cpus > 1 else []
-    return " ".join([*words, "--memory 4G --sanitize"])
+    words += [f"--memory {scenario.memory // MIB}M", "--sanitize"]
+    return " ".join(words)
 
 
 def result_view(result: FormResult) -> RenderableType:
