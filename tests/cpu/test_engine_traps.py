@@ -439,3 +439,12 @@ def test_the_state_that_we_never_look_at_survives_traps() -> None:
     assert rig.memory.load(DATA, 8) == 0x4009_21FB_5444_2D18
     assert rig.memory.load(DATA + 8, 8) == 0x3FF0_0000_0000_0000
     assert rig.memory.read(DATA + 16, 16) == bytes.fromhex("78563412") * 4
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_code_where_there_is_no_ram_is_ones(native: bool) -> None:
+    """An empty bus reads as ones, and FFh FFh is no instruction."""
+    rig = EngineRig(native=native)
+    rig.state.rip = 0x6000_0000
+    assert rig.run() == 0x146
+    assert rig.state.rip == 0x6000_0000

@@ -19,6 +19,10 @@ from turducken.memory import PhysicalMemory
 _DEVICE_WINDOW = 1 << 46
 """Engine-physical: where host-physical addresses without RAM appear, so that accesses ask us."""
 
+_EMPTY_BUS = 1 << 47
+"""Engine-physical: a page of ones, for code where there is no RAM (the engine runs none of a
+device's, nor does it say so)."""
+
 READ, WRITE, FETCH = 0, 1, 2
 """Kinds of access."""
 
@@ -138,6 +142,8 @@ class Engine:
                 unicorn_const.UC_PROT_ALL,
                 self._ram + region.offset,
             )
+        self._engine.mem_map(_EMPTY_BUS, PAGE_SIZE)
+        self._engine.mem_write(_EMPTY_BUS, b"\xff" * PAGE_SIZE)
         self._mmio = (
             library.MMIO_READ_HOOK(self._on_mmio_read),
             library.MMIO_WRITE_HOOK(self._on_mmio_write),
@@ -303,6 +309,9 @@ class Engine:
                 self._trap = Trap.FAULT
             return False
         if not self._memory.is_ram(target):
+            if kind == FETCH:
+                result[0], result[1] = _EMPTY_BUS, _GRANT[kind]
+                return True
             target = _DEVICE_WINDOW + min(target, _DEVICE_WINDOW - PAGE_SIZE)
         elif kind == FETCH:
             self.fetched[page] = target
