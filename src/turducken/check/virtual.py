@@ -53,7 +53,7 @@ class VirtualView(View):
 
     def aim(self, mmu: Mmu, *, has_globals: bool) -> None:
         """Follow the registers."""
-        if self.vcpu.app_table is not None:
+        if self.vcpu.app_table is not None or self.vcpu.app_guest is not None:
             self.regime = None  # neither L1 nor L2 runs, but something of a hypapp's
             return
         ept = None
