@@ -10,6 +10,7 @@ from turducken.cli.errors import InputError
 from turducken.cli.running import STDOUT, output_file
 from turducken.cli.teaching import command_with
 from turducken.report.as_json import dump
+from turducken.report.bench.plot import svg
 from turducken.report.bench.records import Measurement, measurements_as_list
 from turducken.report.bench.suite import GROUPS
 from turducken.report.bench.view import heading, row
@@ -20,10 +21,14 @@ EXAMPLES = """\
    turducken bench                     everything, a few minutes
    turducken bench loops calls         two groups
    turducken bench boot --json -       one group, as JSON
+   turducken bench policies --plot policies.svg
+                                       the shadow policies as a picture
 
  Ratios compare figures of the same run. A figure of a busy host means nothing; a ratio means less.
  Bochs is measured too where it is installed with xorriso and GRUB's BIOS modules.
 """
+
+_POLICIES = "policies"
 
 app = typer.Typer(add_completion=False)
 
@@ -33,17 +38,27 @@ Groups = Annotated[
 JsonOption = Annotated[
     str | None, typer.Option(metavar="FILE|-", rich_help_panel=SHOW, help="Write it there.")
 ]
+PlotOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE", rich_help_panel=SHOW, help="Write the policies' time and exits there (SVG)."
+    ),
+]
 
 
 @app.command("bench", cls=command_with(EXAMPLES))
-def bench(groups: Groups = None, json: JsonOption = None) -> None:
+def bench(groups: Groups = None, json: JsonOption = None, plot: PlotOption = None) -> None:
     """Measure speed, as ratios in one run."""
     chosen = groups or list(GROUPS)
     for name in chosen:
         if name not in GROUPS:
             raise InputError(f"{name}: no group of benchmarks; there are {', '.join(GROUPS)}")
-    with output_file("--json", json) as file:
-        measured = _measure(chosen, is_shown=json != STDOUT)
+    if plot is not None and _POLICIES not in chosen:
+        raise InputError(f"--plot: it shows the group {_POLICIES}, which is not to be measured")
+    with output_file("--json", json) as file, output_file("--plot", plot) as picture:
+        measured = _measure(chosen, is_shown=STDOUT not in (json, plot))
+        if picture is not None:
+            picture.write(svg(measured).encode())
         if file is not None:
             record = {"measurements": measurements_as_list(measured)}
             file.write(dump(record).encode())

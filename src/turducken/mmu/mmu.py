@@ -290,7 +290,8 @@ class Mmu:
         mapping = self._map_page(found, access, address)
         if isinstance(mapping, Mapping):
             self._remember(fmt, found, start, address, mapping)
-            self._remember_walk(fmt, found, origin, address, mapping)
+            if found.leaf == leaf:  # a walk that sets flags is not made a second time
+                self._remember_walk(fmt, found, origin, address, mapping)
             return self._check_apic_page(mapping, access) or mapping
         return mapping
 
@@ -335,7 +336,7 @@ class Mmu:
                     return
                 place = outer.page | place & ((1 << outer.shift) - 1)
             offset = self.memory.offset_of(place)
-            if offset is None:
+            if offset is None or self.memory.load(place, fmt.entry_size) != step.entry:
                 return
             places.append(offset >> 3)
         structures = tuple(_structures(fmt, found, origin.start))
