@@ -11,6 +11,7 @@ from turducken.cpu.engine import SegmentIndex, Trap
 from turducken.cpu.engine.grants import LARGE_SHIFT
 from turducken.cpu.events import Event, exception
 from turducken.cpu.special import has_special
+from turducken.cpu.task_switch import inner_stack
 from turducken.mmu.faults import ApicAccess, EptMisconfiguration, EptViolation, Fault, PageFault
 from turducken.mmu.mmu import Access
 from turducken.mmu.rights import ERROR_U, FETCH, READ
@@ -29,8 +30,8 @@ class Accesses:
     ``fault`` is the translation that was refused last (None: its address is not canonical),
     ``io_refused`` the exception of the port access that was. ``code_watch`` learns of every page
     that is granted for fetches, and for stores if ``watches_stores``; while ``virtual_apic_page``
-    is set, the APIC-access page stands for it. While ``is_implicit`` is set, accesses to descriptor
-    tables and the TSS are supervisor-mode accesses at CPL 3 too.
+    is set, the APIC-access page stands for it. Accesses to ``implicit`` pages are supervisor-mode
+    accesses at CPL 3 too.
     """
 
     def __init__(self, processor: "Processor") -> None:
@@ -40,7 +41,7 @@ class Accesses:
         self.virtual_apic_page: int | None = None
         self.code_watch: Callable[[int, int, int], None] | None = None
         self.watches_stores = True
-        self.is_implicit = False
+        self.implicit: tuple[range, ...] = ()
 
     def fill(self, page: int, kind: int) -> int | None:
         """Translate the linear ``page`` for the engine; on a fault, remember it."""
@@ -50,7 +51,7 @@ class Accesses:
             self.fault = None
             return None
         # SDM 3A, "Access Rights": user-mode accesses are those at CPL 3, if they are explicit.
-        user = state.cpl == 3 and not (self.is_implicit and self.is_system_table(page))
+        user = state.cpl == 3 and not any(page in one for one in self.implicit)
         found = mmu.translate(Access(page, kind, user, bool(state.rflags & _AC)))
         if not isinstance(found, Mapping):
             if isinstance(found, ApicAccess) and self.virtual_apic_page is not None:
@@ -69,23 +70,13 @@ class Accesses:
 
     def _grant_large(self, page: int, place: int, kind: int) -> None:
         """Let the engine use a large page's translation for all of its data, if nobody minds."""
-        if self.is_implicit or not self._p.mmu.answers_for_whole_pages:
+        if self.implicit or not self._p.mmu.answers_for_whole_pages:
             return
         if kind == READ or not self.watches_stores:
             self._p.engine.grant_large(page, place, kind)
 
     def _is_canonical(self, address: int) -> bool:
         return is_canonical(address, width=self._p.mmu.address_mask.bit_length())
-
-    def is_system_table(self, page: int) -> bool:
-        """Tell whether a page holds part of the GDT, the LDT or the TSS."""
-        state = self._p.state
-        gdt, limit = state.table(SegmentIndex.GDTR)
-        tables = [(gdt, limit)]
-        for index in (SegmentIndex.LDTR, SegmentIndex.TR):
-            one = state.segment(index)
-            tables.append((one.base, one.limit))
-        return any(base & ~PAGE_OFFSET_MASK <= page <= base + limit for base, limit in tables)
 
     def engine_fault(self) -> Fault:
         """Return the fault that the engine stopped at, with the exact address filled in."""
@@ -169,15 +160,29 @@ def on_fault(p: "Processor") -> None:
         p.raise_exception(Vector.SS if in_stack else Vector.GP, 0)
     elif is_fetch and _is_ahead(p):
         # The engine reads a whole block of code before it executes any of it.
-        trap = p.engine.step()
-        if trap == Trap.FAULT:
+        trap = _step_alone(p)
+        if trap == Trap.FAULT and p.engine.fault_kind == FETCH and accesses.fault is not None:
             p.take_fault(accesses.engine_fault())
         elif trap:
             p.handlers[trap](p)
-    elif not is_fetch and _is_implicit(p):
-        _retry_as_supervisor(p)
+    elif not is_fetch and not accesses.implicit and (pages := _implicit_pages(p)):
+        _retry_as_supervisor(p, pages)
     else:
         p.take_fault(accesses.engine_fault())
+
+
+def _step_alone(p: "Processor") -> int:
+    """Execute an instruction without reading those behind it.
+
+    As if it stood in the shadow of STI: then the engine translates no more than one.
+    """
+    state = p.state
+    begin, was_in_shadow = state.rip, state.in_shadow
+    state.in_shadow = True
+    trap = p.engine.step()
+    if state.rip == begin:
+        state.in_shadow = was_in_shadow
+    return trap
 
 
 def _is_ahead(p: "Processor") -> bool:
@@ -189,26 +194,39 @@ def _is_ahead(p: "Processor") -> bool:
     return instruction is not None and 0 < instruction.len <= left
 
 
-def _is_implicit(p: "Processor") -> bool:
-    """Tell whether a user-mode access was refused that is an implicit supervisor-mode access.
+def _implicit_pages(p: "Processor") -> tuple[range, ...]:
+    """Return where the instruction makes implicit supervisor-mode accesses, if one was refused.
 
-    SDM 3A, "Access Rights": accesses to GDT, LDT and TSS are, whatever the CPL. The engine does
-    not tell them from the instruction's own accesses.
+    SDM 3A, "Access Rights": accesses to GDT, LDT and TSS are, whatever the CPL, and pushes on the
+    stack of an inner level. The engine does not tell them from the instruction's own accesses.
     """
     fault = p.accesses.fault
     if not isinstance(fault, PageFault) or not fault.error_code & ERROR_U:
-        return False
-    if not p.accesses.is_system_table(fault.address):
-        return False
+        return ()
     instruction = p.instruction()
-    return instruction is not None and loads_descriptor(instruction)
+    if instruction is None or not loads_descriptor(instruction):
+        return ()
+    state = p.state
+    runs = [state.table(SegmentIndex.GDTR)]
+    for index in (SegmentIndex.LDTR, SegmentIndex.TR):
+        segment = state.segment(index)
+        runs.append((segment.base, segment.limit))
+    top = inner_stack(p, instruction)
+    if top is not None:
+        runs.append((top - _GATE_FRAME, _GATE_FRAME - 1))
+    pages = tuple(range(base & ~PAGE_OFFSET_MASK, base + limit + 1) for base, limit in runs)
+    return pages if any(fault.address in one for one in pages) else ()
 
 
-def _retry_as_supervisor(p: "Processor") -> None:
+_GATE_FRAME = 4 * (4 + 31)
+"""What a call gate may push: the return address, the old stack pointer, 31 parameters."""
+
+
+def _retry_as_supervisor(p: "Processor", pages: tuple[range, ...]) -> None:
     accesses = p.accesses
-    accesses.is_implicit = True
+    accesses.implicit = pages
     trap = p.engine.step()
-    accesses.is_implicit = False
+    accesses.implicit = ()
     p.engine.is_stale = True  # it has been told more than user-mode accesses may do
     if trap == Trap.FAULT and accesses.fault is not None:
         p.take_fault(accesses.engine_fault())

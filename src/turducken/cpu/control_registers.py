@@ -45,7 +45,8 @@ def sync_mmu(p: "Processor") -> None:
     """Make the MMU follow CR0, CR3, CR4, EFER and the VMX controls in force."""
     state = p.state
     cr3, cr4 = state.cr3, state.cr4
-    key = (state.cr0 & _CR0_PAGING, cr4 & _CR4_PAGING, state.efer & (_LMA | _NXE))
+    pkru = p.pkru if cr4 & _PKE else 0
+    key = (state.cr0 & _CR0_PAGING, cr4 & _CR4_PAGING, state.efer & (_LMA | _NXE), pkru)
     guest = p.guest
     contexts = p.contexts if guest is None else guest.contexts
     pcid = cr3 & 0xFFF if cr4 & _PCIDE else 0
@@ -62,8 +63,8 @@ def sync_mmu(p: "Processor") -> None:
 
 
 _REMEMBERED = 256
-Key = tuple[int, int, int]
-"""The bits of CR0, CR4 and IA32_EFER that decide how linear addresses are translated."""
+Key = tuple[int, int, int, int]
+"""What of CR0, CR4, IA32_EFER and PKRU decides how linear addresses are translated."""
 
 
 def _context(p: "Processor", key: Key, pcid: int) -> Context:
@@ -74,7 +75,7 @@ def _context(p: "Processor", key: Key, pcid: int) -> Context:
 
 
 def _paging_mode(
-    p: "Processor", cr0: int, cr4: int, efer: int
+    p: "Processor", cr0: int, cr4: int, efer: int, pkru: int
 ) -> tuple[formats.BoundFormat | None, AccessMode]:
     """Return the format of linear-address translation and what decides access rights."""
     nx = bool(efer & _NXE)
@@ -93,6 +94,7 @@ def _paging_mode(
         smap=bool(cr4 & _SMAP),
         nx=nx and bool(cr4 & _PAE),
         pke=bool(cr4 & _PKE and efer & _LMA),
+        pkru=pkru,
     )
     return paging, mode
 

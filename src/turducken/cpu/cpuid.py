@@ -48,6 +48,7 @@ _EBX_7 = {
     "adx": 19,
     "smap": 20,
 }
+_OSPKE = 1 << 4
 _ECX_7 = {"umip": 2, "pku": 3, "la57": 16}
 _EDX_EXTENDED = {"nx": 20, "pages_1gib": 26, "rdtscp": 27}
 _SYSCALL, _LONG_MODE, _LAHF = 1 << 11, 1 << 29, 1
@@ -81,7 +82,7 @@ class Cpuid:
             2: lambda: (0x7603_6301, 0x00F0_B5FF, 0, 0x00C1_0000),
             4: lambda: self._caches(ecx),
             5: lambda: (64, 64, 3, 0),
-            7: lambda: self._structured(ecx),
+            7: lambda: self._structured(ecx, cr4),
             0xA: lambda: (0, 0, 0, 0),
             0xB: lambda: self._topology(ecx),
             0xD: lambda: self._xsave(ecx, xcr0),
@@ -128,10 +129,13 @@ class Cpuid:
         kind, depth, ways, sets = kinds[level]
         return kind | depth << 5 | 1 << 8, (ways - 1) << 22 | 63, sets - 1, 0
 
-    def _structured(self, subleaf: int) -> Leaf:
+    def _structured(self, subleaf: int, cr4: int) -> Leaf:
         if subleaf:
             return 0, 0, 0, 0
-        return 0, _bits(self._profile, _EBX_7), _bits(self._profile, _ECX_7), 0
+        ecx = _bits(self._profile, _ECX_7)
+        if cr4 & CR4.mask("PKE"):
+            ecx |= _OSPKE
+        return 0, _bits(self._profile, _EBX_7), ecx, 0
 
     def _topology(self, level: int) -> Leaf:
         """One thread in each core, all cores in one package."""

@@ -52,7 +52,7 @@ class GuestControls:
     eptp_list: int
     pml_address: int
     memory: PhysicalMemory = field(repr=False)
-    contexts: dict[tuple[tuple[int, int, int], int], Context] = field(
+    contexts: dict[tuple[tuple[int, int, int, int], int], Context] = field(
         default_factory=dict, repr=False, compare=False
     )
     """What has translated for the guest, by its registers: `turducken.cpu.control_registers`."""

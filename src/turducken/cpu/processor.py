@@ -146,6 +146,7 @@ class Processor:
         self.timer_deadline: int | None = None
         self.dr = [0, 0, 0, 0, 0, 0, _DR6_RESET, _DR7_RESET]
         self.xcr0 = 1
+        self.pkru = 0
         self.pending = Pending()
         self._nmi_blocked = False
         self.entry_blocking: tuple[int, bool] | None = None

@@ -1,7 +1,8 @@
 """Instructions that the engine would execute by itself, wrongly or not repeatably.
 
 RDRAND and RDSEED would read the host's randomness; INS stores to memory before it asks; XGETBV,
-XSETBV, INVD and INT1 would not stop, and neither would a far jump or call that switches tasks.
+XSETBV, INVD and INT1 would not stop, and neither would a far jump or call that switches tasks;
+SYSCALL and SYSENTER would do nothing, SYSRET is AMD's, and protection keys are not the engine's.
 Blocks that contain one are executed one instruction at a time.
 """
 
@@ -11,7 +12,7 @@ from iced_x86 import Code, Decoder, Instruction, Mnemonic
 
 _SUSPECTS = re.compile(
     rb"[\x6c\x6d\xf1\x9a\xea]"
-    rb"|\x0f(?:\x08|\xc7[\xf0-\xff]|\x01[\xd0\xd1])"
+    rb"|\x0f(?:[\x05\x07\x08\x34]|\xc7[\xf0-\xff]|\x01[\xd0\xd1\xee\xef])"
     rb"|\xff[\x18-\x1f\x28-\x2f\x58-\x5f\x68-\x6f\x98-\x9f\xa8-\xaf]",
     re.DOTALL,
 )
@@ -27,6 +28,12 @@ SPECIAL = frozenset(
         Mnemonic.XSETBV,
         Mnemonic.INVD,
         Mnemonic.INT1,
+        Mnemonic.SYSCALL,
+        Mnemonic.SYSRET,
+        Mnemonic.SYSRETQ,
+        Mnemonic.SYSENTER,
+        Mnemonic.RDPKRU,
+        Mnemonic.WRPKRU,
     }
 )
 

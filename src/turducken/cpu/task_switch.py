@@ -12,7 +12,7 @@ from turducken.arch.exceptions import Vector
 from turducken.arch.registers import EFER, RFLAGS
 from turducken.cpu import vm_exit
 from turducken.cpu.decoder import Instruction, effective_address
-from turducken.cpu.delivery import TaskSwitch
+from turducken.cpu.delivery import Descriptor, TaskSwitch, read_descriptor
 from turducken.cpu.engine import SegmentIndex
 from turducken.cpu.events import Event, exception
 from turducken.mmu.faults import Fault
@@ -29,7 +29,7 @@ _BUSY = frozenset({3, 0xB})
 _FAR_POINTERS = frozenset({OpKind.FAR_BRANCH16, OpKind.FAR_BRANCH32})
 
 
-class _System(NamedTuple):
+class SystemDescriptor(NamedTuple):
     """A system descriptor: type, DPL, presence, and the selector that a gate holds."""
 
     kind: int
@@ -51,10 +51,10 @@ def far_transfer(p: "Processor", instruction: Instruction) -> bool:
     state = p.state
     if p.guest is None or state.efer & _LMA or not state.cr0 & 1 or state.rflags & _VM:
         return False
-    selector = _selector(p, instruction)
+    selector = far_selector(p, instruction)
     if selector is None or selector & 0xFFFC == 0:
         return False
-    found = _descriptor(p, selector)
+    found = system_descriptor(p, selector)
     if found is None or found.kind not in _AVAILABLE | _BUSY | {_TASK_GATE}:
         return False
     refusal = _check(p, selector, found)
@@ -64,7 +64,7 @@ def far_transfer(p: "Processor", instruction: Instruction) -> bool:
     target = selector
     if found.kind == _TASK_GATE:
         target = found.target
-        inner = _descriptor(p, target)
+        inner = system_descriptor(p, target)
         if inner is None or inner.kind not in _AVAILABLE:
             p.raise_event(exception(Vector.GP, target & 0xFFFC))
             return True
@@ -74,7 +74,7 @@ def far_transfer(p: "Processor", instruction: Instruction) -> bool:
     return True
 
 
-def _check(p: "Processor", selector: int, found: _System) -> Event | None:
+def _check(p: "Processor", selector: int, found: SystemDescriptor) -> Event | None:
     code = selector & 0xFFFC
     if found.dpl < max(p.state.cpl, selector & 3) or found.kind in _BUSY:
         return exception(Vector.GP, code)
@@ -83,7 +83,7 @@ def _check(p: "Processor", selector: int, found: _System) -> Event | None:
     return None
 
 
-def _selector(p: "Processor", instruction: Instruction) -> int | None:
+def far_selector(p: "Processor", instruction: Instruction) -> int | None:
     """Return the far pointer's selector, or None where reading it faults (the engine will tell)."""
     if instruction.op0_kind in _FAR_POINTERS:
         return instruction.far_branch_selector
@@ -97,7 +97,7 @@ def _selector(p: "Processor", instruction: Instruction) -> int | None:
     return int.from_bytes(raw[4:6] if wide else raw[2:4], "little")
 
 
-def _descriptor(p: "Processor", selector: int) -> _System | None:
+def system_descriptor(p: "Processor", selector: int) -> SystemDescriptor | None:
     """Return a system descriptor; None for code, data, or what cannot be read."""
     state = p.state
     if selector & 4:
@@ -113,4 +113,32 @@ def _descriptor(p: "Processor", selector: int) -> _System | None:
     word = int.from_bytes(raw, "little")
     if word >> 44 & 1:
         return None
-    return _System(word >> 40 & 0xF, word >> 45 & 3, bool(word >> 47 & 1), word >> 16 & 0xFFFF)
+    return SystemDescriptor(
+        word >> 40 & 0xF, word >> 45 & 3, bool(word >> 47 & 1), word >> 16 & 0xFFFF
+    )
+
+
+_CALL_GATES = frozenset({4, 0xC})
+
+
+def inner_stack(p: "Processor", instruction: Instruction) -> int | None:
+    """Return the linear address of the stack that a far CALL through a call gate switches to."""
+    state = p.state
+    selector = far_selector(p, instruction) if instruction.mnemonic == Mnemonic.CALL else None
+    gate = system_descriptor(p, selector) if selector is not None else None
+    if gate is None or gate.kind not in _CALL_GATES:
+        return None
+    code = read_descriptor(state, p.linear, gate.target, Vector.GP, 0)
+    if not isinstance(code, Descriptor) or code.is_conforming or code.dpl >= state.cpl:
+        return None
+    task = state.segment(SegmentIndex.TR)
+    is_long = bool(state.efer & _LMA)
+    raw = p.linear.read(task.base + 4 + 8 * code.dpl, 8)
+    if not isinstance(raw, bytes):
+        return None
+    if is_long:
+        return int.from_bytes(raw, "little")
+    stack = read_descriptor(state, p.linear, int.from_bytes(raw[4:6], "little"), Vector.TS, 0)
+    if not isinstance(stack, Descriptor):
+        return None
+    return stack.segment(0).base + int.from_bytes(raw[:4], "little")

@@ -278,6 +278,8 @@ class State:
         flags = 0 if access & UNUSABLE and index != SegmentIndex.SS else (access & 0xF0FF) << 8
         if access & UNUSABLE:
             flags &= ~(0x80 << 8)
+        if index == SegmentIndex.TR:
+            flags &= ~(_BUSY << 8)  # the engine gives up on a call gate's TSS that is busy
         words = self.words
         words[at] = segment.selector
         words[at + 1] = segment.base

@@ -6,7 +6,7 @@ from turducken.arch.exceptions import HAS_ERROR_CODE, Vector
 from turducken.cpu.decoder import Code
 from turducken.cpu.engine import SegmentIndex, Trap
 from turducken.cpu.events import Event, EventKind, exception
-from turducken.cpu.intercepts import control, sysenter, system, vmx
+from turducken.cpu.intercepts import control, system, system_calls, vmx
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -75,8 +75,8 @@ def on_undefined(p: "Processor") -> None:
         operation(p, instruction)
     elif code in _INVPCID and p.profile.features.invpcid:
         system.invpcid(p, instruction)
-    elif code in sysenter.OPERATIONS:
-        sysenter.OPERATIONS[code](p, instruction)
+    elif code in system_calls.OPERATIONS:
+        system_calls.OPERATIONS[code](p, instruction)
     else:
         p.raise_exception(Vector.UD)
 

@@ -7,6 +7,7 @@ from iced_x86 import Mnemonic
 from turducken.arch.exceptions import Vector
 from turducken.arch.registers import CR4, RFLAGS
 from turducken.cpu import vm_exit
+from turducken.cpu.control_registers import sync_mmu
 from turducken.cpu.decoder import (
     Instruction,
     gpr_number,
@@ -17,7 +18,7 @@ from turducken.cpu.decoder import (
 from turducken.cpu.engine import SegmentIndex, Trap
 from turducken.cpu.events import Event, EventKind
 from turducken.cpu.guest_controls import Secondary
-from turducken.cpu.intercepts import io, system
+from turducken.cpu.intercepts import io, system, system_calls
 from turducken.cpu.special import is_far
 from turducken.cpu.task_switch import far_transfer
 from turducken.vmx import vmcs_fields as f
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
 
     from turducken.cpu.processor import Processor
 
-_OSXSAVE = CR4.mask("OSXSAVE")
+_OSXSAVE, _PKE = CR4.mask("OSXSAVE"), CR4.mask("PKE")
+_LOW = 0xFFFF_FFFF
 _CF, _DF = RFLAGS.mask("CF"), RFLAGS.mask("DF")
 _ARITHMETIC = RFLAGS.mask("CF", "PF", "AF", "ZF", "SF", "OF")
 
@@ -83,6 +85,33 @@ def _xgetbv(p: "Processor", instruction: Instruction) -> None:
         p.advance(instruction.len)
 
 
+def _rdpkru(p: "Processor", instruction: Instruction) -> None:
+    gpr = p.state.gpr
+    if _refuses_pkru(p, gpr[1]):
+        return
+    gpr[0], gpr[2] = p.pkru, 0
+    p.advance(instruction.len)
+
+
+def _wrpkru(p: "Processor", instruction: Instruction) -> None:
+    gpr = p.state.gpr
+    if _refuses_pkru(p, gpr[1] | gpr[2]):
+        return
+    p.pkru = gpr[0] & _LOW
+    sync_mmu(p)
+    p.advance(instruction.len)
+
+
+def _refuses_pkru(p: "Processor", must_be_0: int) -> bool:
+    if not p.state.cr4 & _PKE:
+        p.raise_exception(Vector.UD)
+        return True
+    if must_be_0 & _LOW:
+        p.general_protection()
+        return True
+    return False
+
+
 def _int1(p: "Processor", instruction: Instruction) -> None:
     p.raise_event(Event(EventKind.PRIVILEGED_SOFTWARE, Vector.DB, None, instruction.len))
 
@@ -132,6 +161,12 @@ _OPERATIONS: "dict[int, Callable[[Processor, Instruction], None]]" = {
     Mnemonic.XSETBV: lambda p, _: system.on_xsetbv(p),
     Mnemonic.INVD: lambda p, _: system.on_invd(p),
     Mnemonic.INT1: _int1,
+    Mnemonic.RDPKRU: _rdpkru,
+    Mnemonic.WRPKRU: _wrpkru,
+    Mnemonic.SYSCALL: system_calls.syscall,
+    Mnemonic.SYSRET: system_calls.sysret,
+    Mnemonic.SYSRETQ: system_calls.sysret,
+    Mnemonic.SYSENTER: system_calls.sysenter,
     Mnemonic.INSB: _ins,
     Mnemonic.INSW: _ins,
     Mnemonic.INSD: _ins,
