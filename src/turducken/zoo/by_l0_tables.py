@@ -311,7 +311,6 @@ SCENARIOS = (
         faulty="The page is gone on one processor; on the other one L2 reads L0's secret.",
         fixed="Every processor's EPT01 changes before the page does.",
         failure="has read the secret of a page that was taken away",
-        rule="shadow-left-behind",
         fault="one_processor_only",
         program="page-taken-by-l0",
         cpus=2,
