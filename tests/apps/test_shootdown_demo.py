@@ -20,6 +20,7 @@ def test_who_shows_the_hole(
     assert leaks == {(one, False) for one in shown_by}
     assert {one["tlb_policy"] for one in record["runs"]} == {"keep", "transitions", "broadcast"}
     assert len(record["runs"]) == 6
+    assert all(bool(one["missing_invalidations"]) != one["shootdown"] for one in record["runs"])
     seen = next(one for one in record["runs"] if one["leak"])
     assert seen["read"] == seen["secret"] != seen["before"]
     assert seen["written"]
@@ -32,3 +33,4 @@ def test_the_table_tells_the_story(capfd: pytest.CaptureFixture[str]) -> None:
     assert out.count(": the secret") == 1
     assert "shootdown" in out
     assert "refused" in out
+    assert out.count("missing INVEPT") == 3
