@@ -147,17 +147,12 @@ What happens when processor 1 then reads the page, and writes to it?"""
 
 _MORAL = """\
 By the manual a processor may keep a translation until INVEPT is executed on that processor (keep).
-Without the shootdown the hole is there; whether it shows is up to the TLB. Who forgets more than they
-must hide it: everything at each VM entry and exit, as Bochs (transitions), or INVEPT for all
-processors, as KVM effectively does (broadcast). That is why the engineer whose notes began this could
-not see it. With the shootdown on, no TLB that obeys the manual can show it. The sanitizer (turducken
-run --sanitize) goes by the manual, not by what the TLB keeps: it finds the hole under any TLB."""
-
-
-def story() -> RenderableType:
-    """Return what to know before looking at the table."""
-    return Text(_STORY + "\n")
-
+Without the shootdown the hole is there; whether it shows is up to the TLB. Who forgets more than
+they must hide it: everything at each VM entry and exit, as Bochs (transitions), or INVEPT for all
+processors, as KVM effectively does (broadcast). That is why the engineer whose notes began this
+could not see it. With the shootdown on, no TLB that obeys the manual can show it. The sanitizer
+(turducken run --sanitize) goes by the manual, not by what the TLB keeps: it finds the hole under
+any TLB."""
 
 _MORAL_COPIED = """
 Here each processor has a root of its own: INVEPT for processor 0's root, even where it acts on all
