@@ -3,7 +3,6 @@
 #include "session.h"
 #include "test/ept_cases.h"
 #include "test/test.h"
-#include "vmx/instructions.h"
 #include "vmx/pages.h"
 #include "vmx/space.h"
 #include "x86/bits.h"
@@ -92,19 +91,4 @@ TEST("pal", read_only_page, "pal-l2-read-only", TEST_EPT)
     remote->pal.base = (u8 *)BASE2;
     in_l2(vm, use, remote);
     check_equal("status", remote->status, TV_NOT_OWNED);
-}
-
-/* Whatever L2 does while its PAL runs waits for L1 and for L2. */
-TEST("pal", l1_sees_no_pal, "pal-exits-stay-inside", TEST_EPT)
-{
-    static struct remote *remote;
-    remote = &remotes[this_cpu()->index];
-    memset(remote, 0, sizeof *remote);
-    tv_begin();
-    pal_prepare(&remote->pal, 0);
-    vm_control(vm, PIN, PIN_EXTINT_EXITING, 0);
-    l2_user_begin(vm, use, remote);
-    vmwrite(VMCS_GUEST_RFLAGS, RFLAGS_FIXED | RFLAGS_IF);
-    vm_expect_done(vm);
-    check_equal("loaded", remote->loaded, SECRET);
 }
