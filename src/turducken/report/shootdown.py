@@ -154,6 +154,12 @@ could not see it. With the shootdown on, no TLB that obeys the manual can show i
 (turducken run --sanitize) goes by the manual, not by what the TLB keeps: it finds the hole under
 any TLB."""
 
+
+def story() -> RenderableType:
+    """Return what to know before looking at the table."""
+    return Text(_STORY + "\n")
+
+
 _MORAL_COPIED = """
 Here each processor has a root of its own: INVEPT for processor 0's root, even where it acts on all
 processors, says nothing about what processor 1 has cached under another root."""
