@@ -68,6 +68,7 @@ class Pc:
         native: bool = True,
         seed: int = 0,
         quantum: int = 10_000,
+        observed: bool = False,
     ) -> None:
         self.machine = Machine(
             MachineOptions(
@@ -78,6 +79,7 @@ class Pc:
                 native=native,
                 seed=seed,
                 quantum=quantum,
+                observed=observed,
             )
         )
         self.memory = self.machine.memory

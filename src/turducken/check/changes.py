@@ -63,11 +63,16 @@ class Source:
         return same and self.parent is parent and self.change is None
 
     @property
+    def above(self) -> "list[Source]":
+        """The entries that led here, from the next one up."""
+        found = []
+        one = self.parent
+        while one is not None:
+            found.append(one)
+            one = one.parent
+        return found
+
+    @property
     def is_unlinked(self) -> bool:
         """An entry above no longer leads here."""
-        above = self.parent
-        while above is not None:
-            if above.change is not None:
-                return True
-            above = above.parent
-        return False
+        return any(one.change is not None for one in self.above)

@@ -326,7 +326,9 @@ class Examiner:
         one: Finding = missing(rule, source.stage, change.by, use, place=change.place)
         one.before = Entry(change.before, change.fmt, change.level)
         one.after = Entry(change.after, change.fmt, change.level)
-        change.is_reported = True
+        for each in (source, *source.above):
+            if each.change is not None:
+                each.change.is_reported = True  # the same invalidation would have done
         self._s.report(one)
 
 
