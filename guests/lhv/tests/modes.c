@@ -164,10 +164,12 @@ enum { TASK_CALL = 0u << 30, TASK_IRET = 1u << 30, SEL_OTHER_TSS = GDT_ENTRIES *
 #define TASK_JUMP (2u << 30)
 #define TASK_GATE (3u << 30)
 #define DESC_TSS_AVAILABLE 0x0000890000000067ull
+#define DESC_TSS_BUSY 0x00008b0000000067ull
 
 L2_CODE32(l2_task_jump, "", "ljmp $0x60, $0");
 L2_CODE32(l2_task_call, "", "lcall $0x60, $0");
 L2_CODE32(l2_task_gate, "", "int $0x30");
+L2_CODE32(l2_task_iret, "", "iret");
 
 TEST("modes", task, "task-switch-exit", 0)
 {
@@ -199,4 +201,25 @@ TEST("modes", task, "task-switch-exit", 0)
                     (u64)(rows[i].code->next - rows[i].code->at));
     }
     check_equal("IDT vectoring", vmread(VMCS_IDT_VECTORING), EVENT_VALID | EVENT_SOFTWARE | 0x30);
+}
+
+/* With RFLAGS.NT, IRET returns to the task whose selector is in the TSS. */
+TEST("modes", task_iret, "task-switch-exit-iret", 0)
+{
+    struct space space;
+    u64 *gdt = page_alloc();
+    u16 *tss = page_alloc();
+    memcpy(gdt, this_cpu()->gdt, sizeof this_cpu()->gdt);
+    gdt[SEL_OTHER_TSS / 8] = DESC_TSS_BUSY | (u64)((word)vm->shared & 0xffffff) << 16;
+    tss[0] = SEL_OTHER_TSS;
+    vm_start_mode(vm, MODE_32, &space, &l2_task_iret);
+    vmwrite(VMCS_GUEST_GDTR_BASE, (word)gdt);
+    vmwrite(VMCS_GUEST_GDTR_LIMIT, SEL_OTHER_TSS + 7);
+    vmwrite(VMCS_GUEST_TR_BASE, (word)tss);
+    vmwrite(VMCS_GUEST_RFLAGS, vmread(VMCS_GUEST_RFLAGS) | RFLAGS_NT);
+    vm_expect(vm, REASON_TASK_SWITCH);
+    check_equal("qualification", vm->qualification, TASK_IRET | SEL_OTHER_TSS);
+    check_equal("IP", vm->ip, (word)l2_task_iret.at);
+    check_equal("length", vmread(VMCS_EXIT_LENGTH), (u64)(l2_task_iret.next - l2_task_iret.at));
+    check_equal("IDT vectoring", vmread(VMCS_IDT_VECTORING), 0);
 }

@@ -42,6 +42,7 @@ enum {
     RFLAGS_ZF = BIT(6),
     RFLAGS_TF = BIT(8),
     RFLAGS_IF = BIT(9),
+    RFLAGS_NT = BIT(14),
     RFLAGS_RF = BIT(16),
     RFLAGS_VM = BIT(17),
 };

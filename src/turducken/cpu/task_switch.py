@@ -22,7 +22,7 @@ from turducken.vmx.exit_reasons import ExitReason
 if TYPE_CHECKING:
     from turducken.cpu.processor import Processor
 
-_LMA, _VM = EFER.mask("LMA"), RFLAGS.mask("VM")
+_LMA, _VM, _NT = EFER.mask("LMA"), RFLAGS.mask("VM"), RFLAGS.mask("NT")
 _TASK_GATE = 5
 _AVAILABLE = frozenset({1, 9})
 _BUSY = frozenset({3, 0xB})
@@ -64,13 +64,43 @@ def far_transfer(p: "Processor", instruction: Instruction) -> bool:
     target = selector
     if found.kind == _TASK_GATE:
         target = found.target
-        inner = system_descriptor(p, target)
+        inner = _read_system_descriptor(p, target)
+        if not isinstance(inner, SystemDescriptor | None):
+            p.take_fault(inner)
+            return True
         if inner is None or inner.kind not in _AVAILABLE:
             p.raise_event(exception(Vector.GP, target & 0xFFFC))
             return True
     is_call = instruction.mnemonic == Mnemonic.CALL
     source = TaskSwitchSource.CALL if is_call else TaskSwitchSource.JMP
     exit_for_task_switch(p, TaskSwitch(target), source, instruction.len, None)
+    return True
+
+
+def iret_to_task(p: "Processor", length: int) -> bool:
+    """Handle IRET in non-root operation that returns to another task; tell whether it does.
+
+    SDM 2A, "IRET/IRETD/IRETQ": with RFLAGS.NT, to the task whose selector the TSS links to.
+    """
+    state = p.state
+    if p.guest is None or state.efer & _LMA or not state.cr0 & 1 or state.rflags & _VM:
+        return False
+    if not state.rflags & _NT:
+        return False
+    raw = p.linear.read(state.segment(SegmentIndex.TR).base, 2)
+    if not isinstance(raw, bytes):
+        p.take_fault(raw)
+        return True
+    selector = int.from_bytes(raw, "little")
+    found = None if selector & 4 else _read_system_descriptor(p, selector)
+    if not isinstance(found, SystemDescriptor | None):
+        p.take_fault(found)
+    elif found is None or found.kind not in _BUSY:
+        p.raise_event(exception(Vector.TS, selector & 0xFFFC))
+    elif not found.is_present:
+        p.raise_event(exception(Vector.NP, selector & 0xFFFC))
+    else:
+        exit_for_task_switch(p, TaskSwitch(selector), TaskSwitchSource.IRET, length, None)
     return True
 
 
@@ -99,6 +129,12 @@ def far_selector(p: "Processor", instruction: Instruction) -> int | None:
 
 def system_descriptor(p: "Processor", selector: int) -> SystemDescriptor | None:
     """Return a system descriptor; None for code, data, or what cannot be read."""
+    found = _read_system_descriptor(p, selector)
+    return found if isinstance(found, SystemDescriptor) else None
+
+
+def _read_system_descriptor(p: "Processor", selector: int) -> SystemDescriptor | Fault | None:
+    """Return a system descriptor, or None for code, data, and beyond the table's limit."""
     state = p.state
     if selector & 4:
         table = state.segment(SegmentIndex.LDTR)
@@ -107,9 +143,9 @@ def system_descriptor(p: "Processor", selector: int) -> SystemDescriptor | None:
         base, limit = state.table(SegmentIndex.GDTR)
     if (selector & 0xFFF8) + 7 > limit:
         return None
-    raw: bytes | Fault = p.linear.read(base + (selector & 0xFFF8), 8)
+    raw = p.linear.read(base + (selector & 0xFFF8), 8)
     if not isinstance(raw, bytes):
-        return None
+        return raw
     word = int.from_bytes(raw, "little")
     if word >> 44 & 1:
         return None

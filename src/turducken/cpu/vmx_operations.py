@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from turducken.arch.registers import EFER
 from turducken.cpu.control_registers import sync_mmu
 from turducken.cpu.engine.field_access import FieldPlace, FieldTable
 from turducken.cpu.guest_controls import (
@@ -92,29 +93,34 @@ def switch_ept(p: "Processor", eptp: int) -> None:
 _DESCRIPTOR_TABLES = 0xFF << 6
 _LTR = 1 << 13
 _IRET = 1 << 20
+_LMA = EFER.mask("LMA")
 
 
 def update_intercepts(p: "Processor") -> None:
-    """Trap descriptor-table accesses (LTR always) and IRET only where somebody wants to know."""
+    """Trap descriptor-table accesses (LTR always) and IRET only where somebody wants to know.
+
+    In non-root operation outside IA-32e mode, IRET may be a task switch.
+    """
     intercepts = p.state.intercepts & ~(_DESCRIPTOR_TABLES | _IRET) | _LTR
     guest = p.guest
     if guest is not None and guest.has_secondary(Secondary.DESCRIPTOR_TABLE_EXITING):
         intercepts |= _DESCRIPTOR_TABLES
-    if p.nmi_blocked and not _iret_leaves_blocking(guest):
+    may_switch = guest is not None and not p.state.efer & _LMA
+    if may_switch or (p.nmi_blocked and not iret_leaves_blocking(guest)):
         intercepts |= _IRET
     p.state.intercepts = intercepts
 
 
-def step_over_ltr(p: "Processor") -> int:
-    """Have the engine execute LTR, which it intercepts; return as its `step` does."""
+def step_over(p: "Processor") -> int:
+    """Have the engine execute an LTR or IRET that it intercepts; return as its `step` does."""
     intercepts = p.state.intercepts
-    p.state.intercepts = intercepts & ~_LTR
+    p.state.intercepts = intercepts & ~(_LTR | _IRET)
     trap = p.engine.step()
     p.state.intercepts = intercepts
     return trap
 
 
-def _iret_leaves_blocking(guest: GuestControls | None) -> bool:
+def iret_leaves_blocking(guest: GuestControls | None) -> bool:
     """SDM 3C, "Changes to Instruction Behavior ...": IRET with NMI exiting, no virtual NMIs."""
     if guest is None:
         return False

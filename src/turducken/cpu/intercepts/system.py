@@ -17,7 +17,8 @@ from turducken.cpu.engine import SegmentIndex
 from turducken.cpu.guest_controls import Primary, Secondary
 from turducken.cpu.intercepts.operands import descriptor_information, instruction_information
 from turducken.cpu.surroundings import Activity
-from turducken.cpu.vmx_operations import pause_loop_exits, step_over_ltr
+from turducken.cpu.task_switch import iret_to_task
+from turducken.cpu.vmx_operations import iret_leaves_blocking, pause_loop_exits, step_over
 from turducken.vmx import vmcs_fields as f
 from turducken.vmx.exit_reasons import ExitReason
 
@@ -350,7 +351,7 @@ def on_descriptor_table(p: "Processor") -> None:
 def _load_task_register(p: "Processor") -> None:
     """SDM 2A, "LTR - Load Task Register": the engine would accept the null selector."""
     rip, before = p.state.rip, p.state.segment(SegmentIndex.TR)
-    trap = step_over_ltr(p)
+    trap = step_over(p)
     if trap:
         p.handlers[trap](p)
     elif p.state.segment(SegmentIndex.TR).selector & ~3 == 0:
@@ -364,14 +365,17 @@ _LOADS = frozenset({Mnemonic.LLDT, Mnemonic.LTR})
 
 
 def on_iret(p: "Processor") -> None:
-    """IRET while NMIs are blocked: it ends the blocking, even if it faults.
+    """IRET that may be a task switch, or that ends the blocking of NMIs, even if it faults.
 
     SDM 3A, "Handling Multiple NMIs". A fault or EPT violation that it then meets is reported with
     the bit "NMI unblocking due to IRET".
     """
-    p.nmi_blocked = False
-    p.unblocking_iret = p.state.rip
-    trap = p.engine.step()
+    if iret_to_task(p, p.instruction_length()):
+        return
+    if p.nmi_blocked and not iret_leaves_blocking(p.guest):
+        p.nmi_blocked = False
+        p.unblocking_iret = p.state.rip
+    trap = step_over(p)
     if trap:
         p.handlers[trap](p)
     p.unblocking_iret = None
