@@ -1,6 +1,8 @@
 /* Mistakes of L2, and what L1 must give an L2. */
+#include "test/pair.h"
 #include "vmx/l2traps.h"
 #include "vmx/modes.h"
+#include "x86/cpu.h"
 #include "x86/instructions.h"
 #include "zoo.h"
 
@@ -16,13 +18,14 @@ struct move {
 };
 
 static word read_note(void) { return *(volatile word *)PAGE_VALUE; }
+static void invlpg_note(void) { asm volatile("invlpg (%0)" : : "r"((word)NOTE_PAGE) : "memory"); }
 
 static void l2_moves_page(struct move *move)
 {
     move->before = read_note();
     *(volatile u64 *)move->entry = move->value;
     if (move->flush)
-        asm volatile("invlpg (%0)" : : "r"((word)NOTE_PAGE) : "memory");
+        invlpg_note();
     move->after = read_note();
 }
 
@@ -95,6 +98,90 @@ SCENARIO(pcid, "pcid-reused-without-flush")
     vm_expect_done(vm);
     check_equal("read by the first process", vm->regs.si, OLD);
     check_equal("read by the next one", vm->regs.di, NEW);
+}
+
+/* ---- a kernel on two processors, in two L2s with the same page tables ---- */
+
+struct kernel {
+    struct ept *ept;
+    struct space *space;
+    void *entry;
+    u64 value;
+    volatile word *freed;     /* the page that is free afterwards, by its own address */
+    volatile word rounds;     /* of the other processor */
+    volatile word leaks;      /* how often it has read the secret */
+    volatile word requests;   /* for INVLPG there */
+    volatile word flushes;    /* that were done */
+    volatile word stop;
+};
+
+static void l2_goes_on(struct kernel *kernel)
+{
+    while (!kernel->stop) {
+        if (read_note() == SECRET)
+            kernel->leaks++;
+        if (kernel->flushes != kernel->requests) {
+            invlpg_note();
+            kernel->flushes = kernel->requests;
+        }
+        kernel->rounds++;
+    }
+}
+
+static void l2_waits(const volatile word *counter, word value)
+{
+    for (unsigned i = 0; i < PATIENCE && *counter < value; i++)
+        cpu_pause();
+}
+
+/* Another page in the place of one that is free from now on; its next owner writes a secret. */
+static void l2_frees_page(struct kernel *kernel)
+{
+    l2_waits(&kernel->rounds, 2);
+    *(volatile u64 *)kernel->entry = kernel->value;
+    invlpg_note();
+    if (!faulty) {
+        kernel->requests++;
+        l2_waits(&kernel->flushes, kernel->requests);
+    }
+    read_note(); /* it relies on the new page */
+    kernel->freed[VALUE / sizeof(word)] = SECRET;
+    l2_waits(&kernel->rounds, kernel->rounds + 100);
+    kernel->stop = 1;
+}
+
+static void run_other_processor(struct vm *vm, void *arg)
+{
+    struct kernel *kernel = arg;
+    vm_reset(vm);
+    ept_invalidate(kernel->ept); /* it is another processor's */
+    vm_use_ept(kernel->ept);
+    vm_use_space(vm, kernel->space);
+    vm_start(vm, l2_goes_on, (word)kernel);
+    vm_expect_done(vm);
+}
+
+SCENARIO(remote, "invlpg-on-one-processor")
+{
+    struct space space;
+    struct kernel *kernel = (void *)vm->shared;
+    struct pair pair = { .work = run_other_processor, .arg = kernel };
+    if (pair_other() == this_cpu())
+        skip("needs two processors");
+    space_create(&space, PAGING_NATIVE);
+    kernel->ept = &vm->ept;
+    kernel->space = &space;
+    kernel->freed = access_page(OLD);
+    space_map(&space, NOTE_PAGE, physical((void *)kernel->freed), RIGHTS);
+    vm_use_space(vm, &space);
+    kernel->entry = space_entry(&space, NOTE_PAGE, 1);
+    kernel->value = physical(access_page(NEW)) | RIGHTS;
+    pair_begin(&pair);
+    vm_start(vm, l2_frees_page, (word)kernel);
+    vm_expect_done(vm);
+    pair_end(&pair);
+    if (kernel->leaks)
+        fail("L2 on the other processor has read the secret of a page that was freed");
 }
 
 /* ---- PAE ---- */

@@ -11,7 +11,7 @@
 #include "x86/instructions.h"
 #include "zoo.h"
 
-enum { PATIENCE = 20000000, ROUNDS_TO_EXIT = 1000 };
+enum { ROUNDS_TO_EXIT = 1000 };
 
 /* In a page that both processors and their L2s see. */
 struct watch {

@@ -32,6 +32,8 @@ extern bool faulty;
 enum { VALUE = sizeof(word), PAGE_VALUE = NOTE_PAGE + VALUE };
 enum { OLD = 0x01d, NEW = 0x4e3, SECRET = 0x5ec2e7, OTHER = 0x07e2 };
 
+enum { PATIENCE = 20000000 }; /* rounds of a loop that waits for another processor */
+
 /* Map NOTE_PAGE for L2. */
 static inline void show(struct vm *vm, const void *page, u64 rights)
 {

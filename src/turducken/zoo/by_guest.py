@@ -37,6 +37,22 @@ SCENARIOS = (
         rule="address-changed",
     ),
     _scenario(
+        name="invlpg-on-one-processor",
+        title="a kernel frees a page, and flushes its own processor's TLB only",
+        story=(
+            "The shootdown again, a level above: a kernel with several processors changes a page "
+            "table that they share. INVLPG acts on one processor; the others need an interrupt, "
+            "and the page must not be free before all have answered. Linux's mremap let go of "
+            "its locks first (CVE-2018-18281), and a process on another processor could write to "
+            "pages that belonged to somebody else by then."
+        ),
+        faulty="The freed page gets a new owner; the other processor still reads it.",
+        fixed="The other processor executes INVLPG, too, before the page is free.",
+        failure="has read the secret of a page that was freed",
+        rule="address-changed",
+        cpus=2,
+    ),
+    _scenario(
         name="pcid-reused-without-flush",
         title="a PCID goes to another process, and CR3 is written with bit 63 set",
         story=(

@@ -28,9 +28,9 @@ SCENARIOS = (
             "TrustVisor takes the pages of a registered piece of code out of the one EPT that "
             "all processors use, and executes INVEPT on the processor that asked for it. INVEPT "
             "acts on the executing processor alone, so another one that has used the pages may "
-            "go on reading them while the code works on its secrets. Nobody ever saw it happen: "
-            "KVM's emulation of INVEPT and Bochs's TLB both drop far more than the manual "
-            "demands."
+            "go on reading them while the code works on its secrets. In the notes' experiments "
+            "it could not be shown: under KVM an INVEPT in effect reaches all processors, and "
+            "Bochs forgets everything at each VM entry and exit."
         ),
         faulty=(
             "Processor 0 clears the entry, executes INVEPT and gives the page to an L2 of its "
@@ -51,9 +51,8 @@ SCENARIOS = (
             "The request for a flush is sent, but the page is given away before every processor "
             "has answered, on the theory that the answer is a formality. Xen had a window like "
             "this where the type of a page was released before stale TLB entries were gone "
-            "(XSA-241); Linux's mremap let go of its locks before it flushed (CVE-2018-18281). "
-            "The window is short and an attacker widens it: a processor that is busy elsewhere "
-            "answers late."
+            "(XSA-241). The window is short and an attacker widens it: a processor that is busy "
+            "elsewhere answers late."
         ),
         faulty=(
             "Processor 0 asks for the flush and gives the page away at once. The other L2 runs "
