@@ -280,3 +280,44 @@ TEST("pal", concurrent_l2, "pal-concurrent-callers-l2", HARD)
 {
     check_concurrent(vm, &places[1], call_from_l2);
 }
+
+/* ---- taking back what runs ---- */
+
+enum { LONG_ROUNDS = 20000 };
+
+static void run_long(void *arg)
+{
+    struct victim *victim = arg;
+    victim->registered = pal_register(&victim->pal);
+    victim->stored = pal_call(&victim->pal, PAL_GUARD, LONG_ROUNDS, victim->buffer);
+}
+
+struct thief {
+    u32 status;
+};
+
+/* In ring 0, which may take any PAL: as soon as the PAL has been called. */
+static void take(void *arg)
+{
+    struct thief *thief = arg;
+    struct tv_record record = { .calls = 0 };
+    while (!tv_hypercall(TV_LIST, (word)&record, 1).value || !record.calls)
+        cpu_pause();
+    thief->status = tv_hypercall(TV_UNREGISTER, record.id, 0).status;
+}
+
+TEST("pal", busy, "pal-busy", TEST_PAIR | TEST_ALONE)
+{
+    struct victim *victim = &victims[this_cpu()->index];
+    static struct thief thief;
+    struct request request = { .work = take, .arg = &thief };
+    memset(victim, 0, sizeof *victim);
+    tv_begin();
+    pal_prepare(&victim->pal, 0);
+    smp_begin(&cpus[(this_cpu()->index + 1) % cpu_count], &request);
+    in_l1(vm, run_long, victim);
+    smp_end(&request);
+    check_equal("status of registration", victim->registered, TV_SUCCESS);
+    check_equal("status of unregistration meanwhile", thief.status, TV_BUSY);
+    check_equal("status of unregistration", pal_unregister(&victim->pal), TV_SUCCESS);
+}

@@ -92,3 +92,17 @@ TEST("pal", read_only_page, "pal-l2-read-only", TEST_EPT)
     in_l2(vm, use, remote);
     check_equal("status", remote->status, TV_NOT_OWNED);
 }
+
+/* L1 pages for its L2 by other means: L2's physical addresses are L1's own. */
+TEST("pal", no_ept, "pal-l2-without-ept", TEST_EPT)
+{
+    struct remote *remote = &remotes[this_cpu()->index];
+    memset(remote, 0, sizeof *remote);
+    tv_begin();
+    pal_prepare(&remote->pal, 0);
+    vm_control(vm, CPU2, 0, CPU2_EPT);
+    in_l2(vm, use, remote);
+    check_equal("status", remote->status, TV_SUCCESS);
+    check_equal("loaded", remote->loaded, SECRET);
+    check_equal("status of unregistration", remote->unregistered, TV_SUCCESS);
+}

@@ -252,3 +252,39 @@ TEST("pal", elsewhere, "pal-mapped-elsewhere", TEST_EPT)
     check_equal("physical address", vmread(VMCS_GUEST_PHYSICAL), physical(attempt->pal.base));
     check_equal("status of unregistration", pal_unregister(&attempt->pal), TV_SUCCESS);
 }
+
+/* ---- too many ---- */
+
+enum { MOST_PALS = 32 };
+
+static u32 many[MOST_PALS + 1], registered_many, last_status;
+
+static void register_many(void *arg)
+{
+    struct tv_descriptor *descriptor = &((struct attempt *)arg)->pal.descriptor;
+    u8 *page = pal_slot(0, 0);
+    registered_many = 0;
+    for (unsigned i = 0; i <= MOST_PALS; i++, page += 2 * PAGE_SIZE) {
+        descriptor->entry = descriptor->section[0].address = (word)page;
+        descriptor->section[1].address = (word)page + PAGE_SIZE;
+        descriptor->section[1].kind = TV_STACK;
+        struct tv_answer answer = tv_hypercall(TV_REGISTER, (word)descriptor, 0);
+        last_status = answer.status;
+        if (answer.status != TV_SUCCESS)
+            return;
+        many[registered_many++] = answer.value;
+    }
+}
+
+TEST("pal", many, "pal-too-many", TEST_ALONE)
+{
+    struct attempt *attempt = new_attempt();
+    attempt->pal.descriptor.sections = 2;
+    attempt->pal.descriptor.parameters = 0;
+    in_l1(vm, register_many, attempt);
+    check_equal("registered", registered_many, MOST_PALS);
+    check_equal("status of one more", last_status, TV_NO_ROOM);
+    for (u32 i = 0; i < registered_many; i++)
+        check_equal("status of unregistration", tv_hypercall(TV_UNREGISTER, many[i], 0).status,
+                    TV_SUCCESS);
+}

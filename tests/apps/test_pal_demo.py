@@ -17,12 +17,12 @@ def test_pals_from_l1_and_l2(image: str, sharing: Sharing) -> None:
 @pytest.mark.parametrize("image", IMAGES)
 @pytest.mark.parametrize("shadow", [one for one in POLICIES if one != "cached"])
 def test_under_every_shadow_policy(image: str, shadow: ShadowPolicyName) -> None:
-    assert_passed(Demo("pal-l*,pal-shared*,pal-m*,pal-par*", image, shadow=shadow).run())
+    assert_passed(Demo("pal-l*,pal-shared*,pal-par*", image, shadow=shadow).run())
 
 
 @pytest.mark.parametrize("tlb", [one for one in TLB_POLICIES if one != "keep"])
 def test_under_every_tlb_policy(tlb: str) -> None:
-    assert_passed(Demo("pal-l*,pal-shared*,pal-mis*,shootdown", tlb=tlb, seed=9).run())
+    assert_passed(Demo("pal-life*,pal-shared*,shootdown", tlb=tlb, seed=9).run())
 
 
 @pytest.mark.slow

@@ -646,6 +646,11 @@ class Vcpu:
         if not self._uses_requests and self.nmi.is_pending:
             self.nmi.before_entry()
 
+    @property
+    def blocks_init(self) -> bool:
+        """L1 is in VMX root operation, where an INIT has to wait."""
+        return not self.in_l2 and self.unit.in_operation
+
     def take_init(self) -> None:
         """INIT arrived while a hypapp's own guest ran: it is for L1, or ends L2's turn."""
         self.end_app_guest()

@@ -181,9 +181,12 @@ class PalGuest:
         yield from self._app.registry.unregister(vcpu, pal)
 
     def _on_init(self, vcpu: "Vcpu") -> "Handling":
-        """INIT is the end of the call, not of the PAL."""
-        self._end(vcpu)
-        vcpu.take_init()
+        """INIT is the end of the call, not of the PAL; L1 may have it wait."""
+        if vcpu.blocks_init:
+            vcpu.init_pending = True
+        else:
+            self._end(vcpu)
+            vcpu.take_init()
         return None
 
 
