@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from turducken.cli.bench_sanitizer import sanitizer
 from turducken.cli.choices import SHOW
 from turducken.cli.errors import InputError
 from turducken.cli.running import STDOUT, output_file
@@ -12,7 +13,7 @@ from turducken.cli.teaching import command_with
 from turducken.report.as_json import dump
 from turducken.report.bench.plot import svg
 from turducken.report.bench.records import Measurement, measurements_as_list
-from turducken.report.bench.suite import GROUPS
+from turducken.report.bench.suite import GROUPS as _SUITE
 from turducken.report.bench.view import heading, row
 
 EXAMPLES = """\
@@ -29,6 +30,7 @@ EXAMPLES = """\
 """
 
 _POLICIES = "policies"
+GROUPS = {**_SUITE, "sanitizer": sanitizer}
 
 app = typer.Typer(add_completion=False)
 

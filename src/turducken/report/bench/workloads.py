@@ -4,6 +4,7 @@ Time is this process's own time on a processor, so that other work on the host c
 """
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from turducken.hypervisor import ShadowPolicyName
@@ -43,9 +44,17 @@ def bench_options(mode: Mode, shadow: ShadowPolicyName = "cached") -> SystemOpti
     return SystemOptions(find_image(IMAGE), mode=mode, shadow=shadow)
 
 
-def run_workload(options: SystemOptions, name: str, units: int) -> Timing:
+Attach = Callable[[System], object]
+"""Puts something on a system before it runs."""
+
+
+def run_workload(
+    options: SystemOptions, name: str, units: int, attach: Attach | None = None
+) -> Timing:
     """Run ``units`` of the workload ``name`` (see guests/bench/bench.c)."""
     system = System(replace(options, text=f"tests={name} seed={units}"))
+    if attach is not None:
+        attach(system)
     clock = _Clock(system)
     system.console.subscribe(clock.line)
     system.run(_LIMIT)
@@ -54,9 +63,11 @@ def run_workload(options: SystemOptions, name: str, units: int) -> Timing:
     return clock.timing
 
 
-def best_of(options: SystemOptions, name: str, units: int, times: int) -> Timing:
+def best_of(
+    options: SystemOptions, name: str, units: int, times: int, attach: Attach | None = None
+) -> Timing:
     """Return the fastest of several runs."""
-    timings = [run_workload(options, name, units) for _ in range(times)]
+    timings = [run_workload(options, name, units, attach) for _ in range(times)]
     return min(timings, key=lambda one: one.seconds)
 
 
