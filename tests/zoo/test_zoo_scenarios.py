@@ -155,6 +155,14 @@ def test_the_documentation_lists_every_scenario_and_fault() -> None:
     assert told == {one.name: one.fault or "" for one in SCENARIOS.values()}
 
 
+def test_l0s_documentation_names_the_scenario_of_every_fault() -> None:
+    text = (DOCS / "hypervisor.md").read_text().split("## Faults planted in L0")[1]
+    rows = re.findall(r"^\| `(\w+)` \| `([a-z0-9-]+)` \|", text, re.MULTILINE)
+    assert dict(rows) == {
+        one.fault: one.name for one in SCENARIOS.values() if one.fault is not None
+    }
+
+
 def test_an_unknown_name_is_answered_with_close_ones() -> None:
     with pytest.raises(UnknownScenarioError, match="did you mean page-above-4-gib"):
         find_scenario("page-above-4gb")
