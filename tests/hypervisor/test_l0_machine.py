@@ -40,6 +40,9 @@ PAGES = [n * PAGE_SIZE for n in range(0x2400, 0x2404)]
 TABLES = range(0x280_0000, 0x3F0_0000, PAGE_SIZE)
 RIGHT = {READ: 1, WRITE: 2, FETCH: 4}
 TRIES = 30
+PLENTY = 1000
+LITTLE = 6
+"""Enough for one EPT02 with two of three addresses."""
 CPUS = 2
 
 ADDRESS = st.sampled_from(GPA2S)
@@ -107,11 +110,15 @@ class Cpu:
 class Nested(RuleBasedStateMachine):
     policy: ShadowPolicyName
     fault: str | None = None
+    frames: int | None = None
+    """What each processor's EPT02s may have, if not plenty."""
 
     @initialize()
     def begin(self) -> None:
         self.bench, self.free = bench_for(self.policy, self.fault)
         hypervisor = self.bench.hypervisor
+        for vcpu in hypervisor.vcpus:
+            vcpu.shadow_parts.frames.limit = self.frames or PLENTY
         self.cpus = [Cpu(self.bench, one) for one in hypervisor.vcpus]
         self.wait(
             hypervisor.control.apply(
@@ -356,6 +363,11 @@ def test_any_order(policy: ShadowPolicyName) -> None:
     run_machine(policy, examples=50, steps=50)
 
 
+@pytest.mark.parametrize("policy", POLICIES)
+def test_any_order_in_little_memory(policy: ShadowPolicyName) -> None:
+    run_machine(policy, examples=30, steps=50, frames=LITTLE)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("policy", POLICIES)
 def test_any_order_at_length(policy: ShadowPolicyName) -> None:
@@ -391,9 +403,15 @@ def test_a_table_that_is_not_followed_is_found(monkeypatch: pytest.MonkeyPatch) 
 
 
 def run_machine(
-    policy: ShadowPolicyName, *, examples: int, steps: int, fault: str | None = None
+    policy: ShadowPolicyName,
+    *,
+    examples: int,
+    steps: int,
+    fault: str | None = None,
+    frames: int | None = None,
 ) -> None:
-    machine = type(f"Nested_{policy}", (Nested,), {"policy": policy, "fault": fault})
+    wanted = {"policy": policy, "fault": fault, "frames": frames}
+    machine = type(f"Nested_{policy}", (Nested,), wanted)
     test = machine.TestCase  # type: ignore[attr-defined]
     test.settings = settings(
         max_examples=examples,

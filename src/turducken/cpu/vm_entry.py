@@ -7,7 +7,7 @@ from turducken.cpu import vm_exit
 from turducken.cpu.control_registers import is_pae_paging, sync_mmu
 from turducken.cpu.engine.state import MSR_WORDS
 from turducken.cpu.events import Event, EventKind
-from turducken.cpu.guest_controls import GuestControls, PinBased, Secondary
+from turducken.cpu.guest_controls import GuestControls, PinBased, Primary, Secondary
 from turducken.cpu.guest_image import load_registers
 from turducken.cpu.surroundings import Activity
 from turducken.cpu.vmx_operations import controls_of, update_field_access, update_intercepts
@@ -139,5 +139,10 @@ def _inject(p: "Processor", vmcs: Vmcs) -> None:
     p.state.in_shadow = False
     p.activity = Activity.ACTIVE
     p.raise_event(event, is_injected=True)
+    guest = p.guest
+    if guest is not None and guest.primary & Primary.MONITOR_TRAP_FLAG:
+        # SDM 3C, "Monitor Trap Flag": "pending on the instruction boundary before the first
+        # instruction following the VM entry".
+        p.pending.monitor_trap = p.attention = True
     if kind is EventKind.NMI and p.guest is not None:
         p.nmi_blocked = True

@@ -40,7 +40,7 @@ _TESTS = [
     "tpr-shadow*",
     "pml-*",
     "vmfunc-*",
-    "shadow-vmcs*",
+    "vmcs-shadowing-*",
     "event-injection",
     "vpid-*",
     "ept-accessed-dirty",
@@ -48,8 +48,9 @@ _TESTS = [
     "apic-access*",
     "ept-violation-*",
     "interrupt-*",
+    "pae-pdpte*",
     "mode-*",
-    "no-ept*",
+    "no-vpid-*",
 ]
 _TWO_PROCESSORS = ["smp-shootdown-*", "smp-share-ept", "smp-vmcs-moves", "smp-own-epts"]
 _MEMORY = 64 * MIB
