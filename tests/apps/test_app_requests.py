@@ -106,3 +106,10 @@ def test_mistakes_while_it_runs(
 def test_applications_need_l0(capfd: pytest.CaptureFixture[str]) -> None:
     assert run(["run", "--app", "trustvisor", "--mode", "bare"]) == 2
     assert "--mode nested" in capfd.readouterr().err
+
+
+def test_applications_that_want_different_things(capfd: pytest.CaptureFixture[str]) -> None:
+    assert run(["run", "--app", "trustvisor", "--app", "trustvisor:sharing=copied"]) == 2
+    err = capfd.readouterr().err
+    assert "they want EPT01 shared in different ways" in err
+    assert err.count("\n") == 1

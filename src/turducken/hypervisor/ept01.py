@@ -1,8 +1,9 @@
 """EPT01: what L1 sees as physical memory, and the API by which it changes at run time.
 
-Each processor has one of its own. At first it is the identity over everything but L0's private
-region, with the largest pages of one memory type each; what lies above 4 GiB is filled in when it
-is first used. Hypapps change it through `turducken.hypervisor.memory_control`.
+Each processor has one of its own, unless an application has them shared
+(`turducken.hypervisor.hypapp.Ept01Sharing`). At first it is the identity over everything but L0's
+private region, with the largest pages of one memory type each; what lies above 4 GiB is filled in
+when it is first used. Hypapps change it through `turducken.hypervisor.memory_control`.
 """
 
 from collections.abc import Callable

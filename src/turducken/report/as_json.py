@@ -22,6 +22,7 @@ def result_as_dict(system: System, result: Result) -> dict[str, Any]:
         "profile": options.profile.name,
         "tlb_policy": options.tlb,
         "shadow_policy": options.shadow if options.mode is Mode.NESTED else None,
+        "apps": [one.text for one in options.apps],
         "seed": options.seed,
         "memory": options.memory,
         "command_line": system.boot_state.command_line,

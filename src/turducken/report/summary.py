@@ -30,6 +30,7 @@ def summary(system: System, result: Result) -> RenderableType:
 def _facts(system: System, result: Result) -> Table:
     options = system.options
     shadow = f", EPT02 {options.shadow}" if options.mode is Mode.NESTED else ""
+    apps = "".join(f", {one.text}" for one in options.apps)
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="bold")
     grid.add_column()
@@ -38,7 +39,7 @@ def _facts(system: System, result: Result) -> Table:
     grid.add_row(
         "system",
         f"{options.image.name}, {options.mode.value}, {plural(options.cpus, 'processor')}, "
-        f"profile {options.profile.name}, TLB {options.tlb}{shadow}",
+        f"profile {options.profile.name}, TLB {options.tlb}{shadow}{apps}",
     )
     grid.add_row(
         "run",

@@ -6,7 +6,7 @@ L1 finds the same memory map, CMOS and fw_cfg as on a machine of its own.
 
 from turducken.address import MIB, Gpa2
 from turducken.cpu.root import RootView
-from turducken.hypervisor import BootRegisters, Hypervisor, UnsuitableProcessorError, Vcpu
+from turducken.hypervisor import BootRegisters, Hypapp, Hypervisor, UnsuitableProcessorError, Vcpu
 from turducken.hypervisor.explain import Explanation, explain
 from turducken.machine.boot import BootState
 from turducken.machine.machine import Machine
@@ -50,13 +50,22 @@ def install(machine: Machine, boot_state: BootState, options: SystemOptions) -> 
         shadow=options.shadow,
         offer=options.offer,
         faults=options.faults,
-        apps=[one.make() for one in options.apps],
+        apps=_make_apps(options),
     )
     for address in options.watch:
         hypervisor.watch(address)
     for processor in machine.processors:
         processor.root = hypervisor.run(RootView(processor))
     return hypervisor
+
+
+def _make_apps(options: SystemOptions) -> list[Hypapp]:
+    apps = [one.make() for one in options.apps]
+    wanted = {one.ept01_sharing for one in apps if one.ept01_sharing is not None}
+    if len(wanted) > 1:
+        names = " and ".join(f"--app {one.text}" for one in options.apps)
+        raise SetupError(f"{names}: they want EPT01 shared in different ways")
+    return apps
 
 
 def journeys(hypervisor: Hypervisor, options: SystemOptions) -> list[Explanation]:
