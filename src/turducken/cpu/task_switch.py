@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from iced_x86 import MemorySize, Mnemonic, OpKind
 
 from turducken.arch.exceptions import Vector
-from turducken.arch.registers import EFER, RFLAGS
+from turducken.arch.registers import CR0, EFER, RFLAGS
 from turducken.cpu import vm_exit
+from turducken.cpu.control_registers import write_cr3
 from turducken.cpu.decoder import Instruction, effective_address
 from turducken.cpu.delivery import Descriptor, TaskSwitch, read_descriptor
 from turducken.cpu.engine import SegmentIndex
@@ -23,7 +24,10 @@ if TYPE_CHECKING:
     from turducken.cpu.processor import Processor
 
 _LMA, _VM, _NT = EFER.mask("LMA"), RFLAGS.mask("VM"), RFLAGS.mask("NT")
+_PG = CR0.mask("PG")
 _TASK_GATE = 5
+_CR3_FIELD = 0x1C
+"""Of a 32-bit TSS."""
 _AVAILABLE = frozenset({1, 9})
 _BUSY = frozenset({3, 0xB})
 _FAR_POINTERS = frozenset({OpKind.FAR_BRANCH16, OpKind.FAR_BRANCH32})
@@ -75,6 +79,26 @@ def far_transfer(p: "Processor", instruction: Instruction) -> bool:
     source = TaskSwitchSource.CALL if is_call else TaskSwitchSource.JMP
     exit_for_task_switch(p, TaskSwitch(target), source, instruction.len, None)
     return True
+
+
+def step_far_transfer(p: "Processor") -> int:
+    """Have the engine execute a far JMP or CALL, perhaps a task switch; return as its `step` does.
+
+    The engine loses its way when it loads CR3 by itself, which it does while CR0.PG is set; the
+    translation of addresses is ours, and does not look at that.
+    """
+    state = p.state
+    paging = state.cr0 & _PG if not state.efer & _LMA else 0
+    task = state.segment(SegmentIndex.TR)
+    state.cr0 &= ~paging
+    trap = p.engine.step()
+    state.cr0 |= paging
+    new = state.segment(SegmentIndex.TR)
+    if paging and new != task and new.access & 8:
+        raw = p.linear.read(new.base + _CR3_FIELD, 4)
+        if isinstance(raw, bytes):
+            write_cr3(p, int.from_bytes(raw, "little"))
+    return trap
 
 
 def iret_to_task(p: "Processor", length: int) -> bool:

@@ -20,7 +20,7 @@ from turducken.cpu.events import Event, EventKind
 from turducken.cpu.guest_controls import Secondary
 from turducken.cpu.intercepts import io, system, system_calls
 from turducken.cpu.special import is_far
-from turducken.cpu.task_switch import far_transfer
+from turducken.cpu.task_switch import far_transfer, step_far_transfer
 from turducken.vmx import vmcs_fields as f
 from turducken.vmx.exit_information import RANDOM_INFORMATION
 from turducken.vmx.exit_reasons import ExitReason
@@ -45,9 +45,12 @@ def on_special(p: "Processor") -> None:
     if operation is not None:
         operation(p, instruction)
         return
-    if is_far(instruction) and far_transfer(p, instruction):
+    if not is_far(instruction):
+        trap = p.engine.step()
+    elif far_transfer(p, instruction):
         return
-    trap = p.engine.step()
+    else:
+        trap = step_far_transfer(p)
     if trap:
         p.handlers[trap](p)
 
