@@ -237,7 +237,11 @@ class Examiner:
         """L0's duty: what it has made of EPT12 and EPT01 must go when they say so."""
         theirs, own = virtual.find(address), self.hardware.find(address)
         epoch = self._watch.epoch
-        if theirs is None or own is None or own.composed_epoch == epoch or not theirs.is_current:
+        if theirs is None or own is None:
+            return
+        if own.composed_epoch != epoch:
+            own.composed_epoch, own.composed_kinds = epoch, 0
+        if own.composed_kinds >> access.kind & 1 or not theirs.is_current:
             return
         if _page(theirs.gpa, theirs.shift, address) != _page(own.gpa, own.shift, address):
             return  # they differ in the guest's own tables
@@ -247,8 +251,7 @@ class Examiner:
         gpa1 = virtual.output(theirs, address)
         theirs.below = self._s.sources01(virtual.vcpu, gpa1)
         if self._is_composed(virtual, theirs, own, address, access):
-            if access.kind == WRITE:
-                own.composed_epoch = epoch
+            own.composed_kinds |= 1 << access.kind
             return
         below = self._s.places01(virtual.vcpu, gpa1)
         last = self._last_change(theirs.sources, below)
@@ -266,7 +269,7 @@ class Examiner:
         fmt, level = change.fmt, change.level
         one.before, one.after = Entry(change.before, fmt, level), Entry(change.after, fmt, level)
         self._s.report(one)
-        own.composed_epoch = epoch
+        own.composed_kinds |= 1 << access.kind
 
     def _is_composed(
         self,

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 _CANONICAL = (1 << 48) - 1
 _ALL = -1
+_OF_EPT = frozenset({"invept_single", "invept_all", "ept_violation"})
 
 
 class HardwareFollower:
@@ -57,6 +58,8 @@ class HardwareFollower:
         if not is_useful(hardware, name, operands):
             useless(self._s, self._s.actor(self._p), name, hardware)
         apply(hardware.tlb, name, operands)
+        if name in _OF_EPT:
+            hardware.invalidated_ept()
         virtual = self._examiner.virtual
         if virtual is not None:
             self._follow_virtually(virtual, name, operands)
@@ -119,6 +122,7 @@ class L1Follower:
             assert context is not None
             gpa, linear = violation(context.vmcs12)
             virtual.tlb.ept_violation(regime.tag, gpa, linear)
+            virtual.invalidated_ept()
         self._cross(virtual)
 
     def _invalidated(self, virtual: VirtualView, event: Invalidated) -> None:
@@ -127,6 +131,7 @@ class L1Follower:
             useless(self._s, self._s.actor_in_l1(event.processor), name, virtual)
         apply(virtual.tlb, name, operands)
         if event.instruction == "INVEPT":
+            virtual.invalidated_ept()
             ep4ta = operands[0] if operands else _ALL
             virtual.invalidated[ep4ta] = self._s.watch.moment
             # Whatever L0 makes of it: the next use has to be seen.

@@ -37,6 +37,7 @@ class Record(Mapping):
     flags: bool = False
     epoch: int = -1
     composed_epoch: int = -1
+    composed_kinds: int = 0
     below: tuple[Source, ...] = ()
     """Entries of EPT01 behind a translation by EPT12."""
 
@@ -85,6 +86,14 @@ class Now(NamedTuple):
     ept_leaf: int
 
 
+class _Past(NamedTuple):
+    """What a walk gave: a record, the tag that it is cached under, and the entries above."""
+
+    record: Record
+    tag: LinearTag
+    structures: list[tuple[StructureKey, Start]]
+
+
 class View:
     """One processor's translations. ``memory`` is where its tables are, by its own addresses."""
 
@@ -97,6 +106,8 @@ class View:
         """VPIDs that were in force since INVVPID last acted on them."""
         self._watch = watch
         self._memory = memory
+        self._past: dict[tuple[object, ...], _Past] = {}
+        self._past_version = 0
 
     def place(self, address: int) -> int | None:
         """Return the host-physical address of one of this view's own."""
@@ -143,6 +154,36 @@ class View:
             return None
         if regime.paging is None:
             return None if regime.ept is None else self._outer(regime, regime.ept, address)
+        return self._again(regime, address) or self._walk(regime, address)
+
+    def invalidated_ept(self) -> None:
+        """What was made of guest-physical mappings cannot be had again without a walk."""
+        self._past.clear()
+
+    def _again(self, regime: Regime, address: int) -> Record | None:
+        """Cache what a walk gave before, if no entry has been written since."""
+        if self._past_version != self._watch.version:
+            self._past_version = self._watch.version
+            self._past.clear()
+            return None
+        past = self._past.get(self._key(regime, address))
+        if past is None:
+            return None
+        space = self.tlb.linear_space(past.tag)
+        space.add(address, past.record)
+        above = self.tlb.linear_space(regime.tag)
+        for key, start in past.structures:
+            above.add_structure(key, address, start)
+        return past.record
+
+    @staticmethod
+    def _key(regime: Regime, address: int) -> tuple[object, ...]:
+        ept = regime.ept
+        flags = ept is not None and ept.accessed_dirty
+        return regime.tag, regime.root_for(address), flags, regime.has_globals, address >> 12
+
+    def _walk(self, regime: Regime, address: int) -> Record | None:
+        assert regime.paging is not None
         tables = _Tables(self, regime)
         space = self.tlb.linear_space(regime.tag)
         start = _cached(space, regime.paging, address) or _begin(regime, address)
@@ -158,13 +199,13 @@ class View:
             return None
         record.sources = tuple(dict.fromkeys(sources))
         record.root = regime.root_for(address)
-        if found.leaf & _G and regime.has_globals:
-            tag = regime.tag._replace(pcid=GLOBAL)
-            self.tlb.linear_space(tag).add(address, record)
-        else:
-            space.add(address, record)
+        is_global = found.leaf & _G and regime.has_globals
+        tag = regime.tag._replace(pcid=GLOBAL) if is_global else regime.tag
+        self.tlb.linear_space(tag).add(address, record)
         above = _through(own, found, tuple(tables.sources))
-        _remember(space, regime.paging, found, start, address, above)
+        structures = _remember(space, regime.paging, found, start, address, above)
+        if record.is_current:
+            self._past[self._key(regime, address)] = _Past(record, tag, structures)
         return record
 
     def _extend(self, regime: Regime, address: int, record: Record, sources: list[Source]) -> bool:
@@ -366,8 +407,9 @@ def _remember(
     start: Start | None,
     address: int,
     sources: list[tuple[Source, ...]],
-) -> None:
-    """Cache every entry that a walk read above the leaf."""
+) -> list[tuple[StructureKey, Start]]:
+    """Cache every entry that a walk read above the leaf; return them."""
+    cached: list[tuple[StructureKey, Start]] = []
     all_of, any_of = (ALL_ONES, 0) if start is None else (start.all_of, start.any_of)
     keys = _keys(fmt)
     for number, step in enumerate(found.steps[:-1]):
@@ -377,3 +419,5 @@ def _remember(
         below = Traced(step.level + 1, step.entry & level.table_address, all_of, any_of)
         below.sources = sources[number]
         space.add_structure(keys[step.level], address, below)
+        cached.append((keys[step.level], below))
+    return cached

@@ -28,8 +28,8 @@ class EntryWatch:
     """All entries that live translations were made of.
 
     ``who`` tells who writes at present. ``epoch`` changes whenever a judgement may come out
-    differently; ``changed`` is called with every new change. ``history`` holds for every place the
-    last change of an entry in use.
+    differently, ``version`` whenever an entry in use has been written. ``changed`` is called with
+    every new change; ``history`` holds for every place the last change of an entry in use.
     """
 
     def __init__(
@@ -41,6 +41,7 @@ class EntryWatch:
     ) -> None:
         self.memory = memory
         self.epoch = 0
+        self.version = 0
         self.moment = 0
         self.history: dict[int, Change] = {}
         self._engines = engines
@@ -133,6 +134,7 @@ class EntryWatch:
             hits = [one for one in range(address & ~7, address + count, 4) if one in entries]
         if not hits:
             return
+        self.version += 1
         actor = self._who()
         for place in hits:
             self._touched[place] = actor
@@ -162,6 +164,7 @@ class EntryWatch:
                 for source in alive:
                     now = self.memory.load(place, source.fmt.entry_size)
                     if now != source.value or source.change is not None:
+                        self.version += 1
                         self._compare(source, now, actor)
 
     @staticmethod
