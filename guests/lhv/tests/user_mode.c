@@ -1,4 +1,5 @@
 /* L2 in user mode. */
+#include "lib/string.h"
 #include "test/code.h"
 #include "test/ept_cases.h"
 #include "test/test.h"
@@ -168,5 +169,48 @@ TEST("modes", user_page, "user-mode-page-fault", 0)
         vm_expect(vm, REASON_EXCEPTION);
         check_equal("exception", vmread(VMCS_EXIT_EVENT) & 0xff, EXC_PF);
         check_equal("error code", vmread(VMCS_EXIT_EVENT_ERROR), 5); /* present, user */
+    }
+}
+
+/* Misaligned accesses fault where CR0.AM and RFLAGS.AC are set; those of the kernel never do. */
+L2_CODE(l2_misaligned, "mov " BX ", " DI, "movl $7, 2(" DI ")");
+L2_CODE(l2_aligned, "mov " BX ", " DI, "movl $7, 4(" DI ")");
+
+static const struct {
+    const char *name;
+    const struct code *code;
+    word cr0, rflags;
+    bool user, faults;
+} alignment_rows[] = {
+    { "in the kernel", &l2_misaligned, CR0_AM, RFLAGS_AC, false, false },
+    { "misaligned", &l2_misaligned, CR0_AM, RFLAGS_AC, true, true },
+    { "aligned", &l2_aligned, CR0_AM, RFLAGS_AC, true, false },
+    { "without CR0.AM", &l2_misaligned, 0, RFLAGS_AC, true, false },
+    { "without RFLAGS.AC", &l2_misaligned, CR0_AM, 0, true, false },
+};
+
+TEST("modes", alignment, "user-mode-alignment-check", 0)
+{
+    word cr0 = vmread(VMCS_GUEST_CR0) & ~(word)CR0_AM;
+    for (unsigned i = 0; i < ARRAY_LEN(alignment_rows); i++) {
+        row(alignment_rows[i].name);
+        if (alignment_rows[i].user)
+            start_user(vm, alignment_rows[i].code);
+        else
+            vm_start(vm, alignment_rows[i].code->start, 0);
+        vmwrite(VMCS_GUEST_CR0, cr0 | alignment_rows[i].cr0);
+        vmwrite(VMCS_GUEST_RFLAGS, RFLAGS_FIXED | alignment_rows[i].rflags);
+        vm->regs.bx = (word)vm->shared;
+        memset(vm->shared, 0, 16);
+        if (!alignment_rows[i].faults) {
+            vm_expect_done(vm);
+            continue;
+        }
+        vm_expect(vm, REASON_EXCEPTION);
+        check_equal("IP", vm->ip, (word)alignment_rows[i].code->at);
+        check_equal("exception", vmread(VMCS_EXIT_EVENT),
+                    EVENT_VALID | EVENT_HARDWARE | EVENT_ERROR_CODE | EXC_AC);
+        check_equal("error code", vmread(VMCS_EXIT_EVENT_ERROR), 0);
+        check_equal("not written", vm->shared[0], 0);
     }
 }

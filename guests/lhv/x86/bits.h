@@ -45,6 +45,7 @@ enum {
     RFLAGS_NT = BIT(14),
     RFLAGS_RF = BIT(16),
     RFLAGS_VM = BIT(17),
+    RFLAGS_AC = BIT(18),
 };
 
 enum {

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from turducken.address import PAGE_OFFSET_MASK, PAGE_SIZE, is_canonical
 from turducken.arch.exceptions import Vector
 from turducken.arch.registers import CR0, RFLAGS
-from turducken.cpu import boundary, task_switch, virtual_apic, vm_exit
+from turducken.cpu import alignment, boundary, task_switch, virtual_apic, vm_exit
 from turducken.cpu.accesses import Accesses
 from turducken.cpu.control_registers import Key, cr4_writable, sync_mmu
 from turducken.cpu.cpuid import Cpuid
@@ -277,7 +277,11 @@ class Processor:
             trap: int = Trap.SPECIAL
             self.pending.monitor_trap = self.attention = True
         else:
-            trap = self.engine.run(self._slice(budget), self.awaited_flags)
+            watched = alignment.flags_to_watch(self.state)
+            if watched is None:
+                trap = Trap.SPECIAL
+            else:
+                trap = self.engine.run(self._slice(budget), self.awaited_flags | watched)
         self.policy.stopped(self.tlb)
         if trap:
             self.handlers[trap](self)

@@ -7,6 +7,7 @@ from iced_x86 import Mnemonic
 from turducken.arch.exceptions import Vector
 from turducken.arch.registers import CR4, RFLAGS
 from turducken.cpu import vm_exit
+from turducken.cpu.alignment import is_misaligned
 from turducken.cpu.control_registers import sync_mmu
 from turducken.cpu.decoder import (
     Instruction,
@@ -40,6 +41,9 @@ def on_special(p: "Processor") -> None:
     """Handle `Trap.SPECIAL`: execute one instruction of the block, perhaps ourselves."""
     instruction = p.instruction()
     if instruction is None:
+        return
+    if is_misaligned(p.state, instruction):
+        p.raise_exception(Vector.AC, 0)
         return
     operation = _OPERATIONS.get(instruction.mnemonic)
     if operation is not None:
