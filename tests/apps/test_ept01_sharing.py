@@ -3,11 +3,12 @@
 from collections.abc import Generator
 
 import pytest
-from pal_demo import LIMIT
+from pal_demo import LIMIT, SHARINGS, Demo
 
 from turducken.address import GIB, PAGE_SIZE, Gpa1, Hpa
 from turducken.apps import AppRequest
-from turducken.hypervisor import Hypapp, Hypervisor, Vcpu
+from turducken.apps.trustvisor.app import Sharing
+from turducken.hypervisor import POLICIES, Hypapp, Hypervisor, ShadowPolicyName, Vcpu
 from turducken.hypervisor.ept_table import EptTable
 from turducken.hypervisor.frames import FrameAllocator
 from turducken.hypervisor.hypapp import Cpuid, Ept01Sharing
@@ -111,3 +112,15 @@ def test_a_shared_ept01_cannot_change_for_some() -> None:
     with pytest.raises(ValueError, match="share one EPT01"):
         app.hypervisor.control.unmap(vcpu, Gpa1(0x1000), PAGE_SIZE, processors=[0])
     assert app.hypervisor.control.map(vcpu, Gpa1(0x1000), PAGE_SIZE, Hpa(0x2000), 7) is not None
+
+
+@pytest.mark.parametrize("shadow", POLICIES)
+@pytest.mark.parametrize("sharing", SHARINGS)
+def test_nested_ept_works_on_shared_ept01s(sharing: Sharing, shadow: ShadowPolicyName) -> None:
+    demo = Demo(
+        "ept-rights-level-*,ept-misconfig*,ept-remap*,smp",
+        "lhv-amd64",
+        sharing=sharing,
+        shadow=shadow,
+    )
+    assert demo.run().exit_status == 0

@@ -67,15 +67,16 @@ class TableWatch:
 
     def _withhold(self, pages: Pages) -> "list[Vcpu]":
         """Change every EPT01; return the processors on which that took something away."""
-        changed = []
+        vcpus = self._hypervisor.vcpus
+        changed = set()  # several processors may share one
         try:
-            for vcpu in self._hypervisor.vcpus:
-                lost = [page for page in pages if vcpu.ept01.withhold_writing(page)]
+            for ept01 in dict.fromkeys(one.ept01 for one in vcpus):
+                lost = [page for page in pages if ept01.withhold_writing(page)]
                 if lost:
-                    changed.append(vcpu)
+                    changed.add(ept01)
         except OutOfFramesError:
             self.is_exhausted = True
-        return changed
+        return [one for one in vcpus if one.ept01 in changed]
 
     def _begin(self, by: "Vcpu", pages: Pages) -> None:
         """Count the pages as watched that nobody writes, now that EPT01 is settled everywhere."""

@@ -681,7 +681,7 @@ class Vcpu:
 
     def settle_withheld(self, pages: frozenset[Gpa1]) -> None:
         """Make this processor follow the loss of L1's write right to ``pages``."""
-        self.invept(self.ept01.eptp)
+        self.invept(self.eptp01)
         self.shadow.writing_withheld(pages)
 
     def reason_of_exit(self) -> ExitReason:

@@ -18,7 +18,7 @@ def save_snapshot(system: System, path: str) -> None:
     vcpus = system.hypervisor.vcpus if system.hypervisor is not None else ()
     for vcpu in vcpus:
         name = f"cpu{vcpu.index}"
-        roots[f"{name}.ept01"] = vcpu.ept01.eptp
+        roots[f"{name}.ept01"] = vcpu.eptp01
         context = vcpu.nested.current
         root12 = context.root12 if context is not None else None
         if root12 is None:
