@@ -83,8 +83,6 @@ def test_faults_of_l0(fault: str, text: str, stage: str, rule: str) -> None:
 
 # The command
 
-SHRUNK_RUN = ["run", ZOO, "--cpus", "2", "--mode", "bare", "--cmdline"]
-
 
 def test_strict_fails_where_an_invalidation_is_missing(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
@@ -111,6 +109,23 @@ def test_strict_fails_where_an_invalidation_is_missing(
     assert one["missing"] == "INVEPT"
     assert one["citation"].startswith("SDM 3C")
     assert one["count"] >= 1
+
+
+@pytest.mark.parametrize("tlb", ["keep", "transitions", "broadcast"])
+@pytest.mark.parametrize("sharing", ["one", "copied"])
+def test_trustvisor_without_its_shootdown(tlb: str, sharing: str, tmp_path: Path) -> None:
+    """The hole of the notes is seen, also where the TLB policy hides it."""
+    out = tmp_path / "run.json"
+    arguments = ["run", "pal-demo-amd64", "--cpus", "2", "--cmdline", "tests=shootdown-leak"]
+    arguments += ["--tlb", tlb, "--sanitize=strict", "--json", str(out), "--quiet", "--app"]
+    assert run([*arguments, f"trustvisor:sharing={sharing},shootdown=off"]) == 1
+    findings = json.loads(out.read_text())["findings"]
+    missing = [one for one in findings if one["kind"] == "missing"]
+    assert {one["stage"] for one in missing} == {"ept01"}
+    assert {one["missing"] for one in missing} == {"INVEPT"}
+    assert all(one["modifier"]["symbol"].startswith("apps.trustvisor") for one in missing)
+    assert all(one["modifier"]["cpu"] != one["user"]["cpu"] for one in missing)
+    assert run([*arguments, f"trustvisor:sharing={sharing}"]) == 0
 
 
 def test_useless_invalidations_are_advice(tmp_path: Path) -> None:

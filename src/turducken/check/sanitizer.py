@@ -22,6 +22,10 @@ from turducken.paging.formats import EPT, Features
 from turducken.vmx import vmcs_fields as f
 
 _OURS = ("turducken.hypervisor", "turducken.apps")
+_TOOLS = tuple(
+    f"hypervisor.{one}."
+    for one in ("ept_table", "ept01", "frames", "guest_memory", "memory_control", "events")
+)
 _EPT01 = EPT.bind(Features())
 
 
@@ -230,12 +234,18 @@ class Sanitizer:
 
 
 def _function() -> str | None:
-    """Return the function of L0's, or of an application of its, that is at work."""
+    """Return the function that is at work in L0: an application's rather than L0's own.
+
+    Of L0's, not one of those that write whatever table they are told to.
+    """
+    found: list[str] = []
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         module = frame.f_globals.get("__name__", "")
         if module.startswith(_OURS):
-            name = frame.f_code.co_qualname
-            return f"{module.removeprefix('turducken.')}.{name}:{frame.f_lineno}"
+            name = f"{module.removeprefix('turducken.')}.{frame.f_code.co_qualname}"
+            found.append(f"{name}:{frame.f_lineno}")
         frame = frame.f_back
-    return None
+    apps = [one for one in found if one.startswith("apps.")]
+    telling = [one for one in found if not one.startswith(_TOOLS)]
+    return next(iter([*apps, *telling, *found]), None)
