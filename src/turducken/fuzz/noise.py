@@ -6,7 +6,7 @@ from turducken.address import MIB, PAGE_SIZE
 from turducken.hypervisor import Hypervisor, Vcpu
 from turducken.vmx import vmcs_fields as f
 from turducken.vmx.controls import CONTROL_SETS
-from turducken.vmx.vmcs_fields import FIELDS
+from turducken.vmx.vmcs_fields import FIELDS, FieldKind
 
 _CONTROLS = {
     f.PIN_BASED_CONTROLS: "pin",
@@ -48,6 +48,13 @@ _USED = (
     f.GUEST_PHYSICAL_ADDRESS,
 )
 """Where L2 is, more or less: lhv's L2s have linear addresses equal to physical ones."""
+_FATAL = (
+    *(one for one in FIELDS.values() if one.kind is FieldKind.HOST),
+    f.EXIT_CONTROLS,
+    f.EXIT_MSR_LOAD_ADDRESS,
+    f.EXIT_MSR_LOAD_COUNT,
+)
+"""What L1 does not survive: noise there is rare, or most trials would be short."""
 _APIC = 0xFEE0_0000
 _ADDRESS_MASK = (1 << 46) - 1 & -PAGE_SIZE
 _ENTRIES = 512
@@ -72,10 +79,15 @@ class Noise:
 
     def disturb(self, vcpu: Vcpu) -> None:
         """Change a few things that the current VMCS12 says or points to."""
+        current = vcpu.unit.current
+        if current is None:
+            return
+        kept = {field: current.read(field) for field in _FATAL}
         for _ in range(self._random.choice((1, 1, 2, 5))):
-            if vcpu.unit.current is None:
-                return
             self._random.choice(self._kinds)(vcpu)
+        if self._random.randrange(30):
+            for field, value in kept.items():
+                current.write(field, value)
 
     def misdirect(self, vcpu: Vcpu) -> None:
         """Execute a VMX instruction of L1's with an address that it should not have."""

@@ -25,6 +25,7 @@ from turducken.system import (
     shipped_images,
 )
 from turducken.vmx.exit_reasons import ExitReason
+from turducken.vmx.vmcs_fields import END_SLOT
 
 DEFAULT_LIMIT = 2_000_000
 """Instructions of a trial."""
@@ -57,6 +58,9 @@ _MEMORY = 64 * MIB
 _PRIVATE = (2 * MIB, 3 * MIB, 16 * MIB)
 """What L0 gets: little, so that it uses it up, or much."""
 _MOST_EXITS = 20_000
+_TESTS_OF_A_TRIAL = 10
+_TRIES = (1, 2, 10, 50)
+_ALL_SLOTS = range(END_SLOT)
 _ENTRIES = (ExitReason.VMLAUNCH, ExitReason.VMRESUME)
 
 
@@ -97,7 +101,9 @@ class Trial:
         tlb = pick.choice(("keep", "drop", "random"))
         private = pick.choice(_PRIVATE)
         cpus = options.cpus or cpus
-        tests = ",".join(pick.sample(_TESTS if cpus == 1 else _TESTS + _TWO_PROCESSORS * 2, 3))
+        tests = ",".join(
+            pick.sample(_TESTS if cpus == 1 else _TESTS + _TWO_PROCESSORS * 2, _TESTS_OF_A_TRIAL)
+        )
         self.system = System(
             SystemOptions(
                 find_image(image),
@@ -131,11 +137,26 @@ class Trial:
     ) -> Callable[[Vcpu], Handling]:
         def handle(vcpu: Vcpu) -> Handling:
             self._exited(vcpu)
-            if is_entry:
-                self._make_noise(vcpu)
-            return handler(vcpu)
+            return self._try_to_enter(vcpu, handler) if is_entry else handler(vcpu)
 
         return handle
+
+    def _try_to_enter(self, vcpu: Vcpu, handler: Callable[[Vcpu], Handling]) -> Handling:
+        """Make noise and let L1 enter its L2; where that fails, try again with other noise."""
+        current = vcpu.unit.current
+        kept01 = vcpu.vmcs01.pack(_ALL_SLOTS)
+        kept12 = b"" if current is None else current.pack(_ALL_SLOTS)
+        handling: Handling = None
+        for left in reversed(range(self._random.choice(_TRIES))):
+            self._make_noise(vcpu)
+            handling = handler(vcpu)
+            if handling is not None or vcpu.in_l2 or not left:
+                break
+            vcpu.vmcs01.unpack(_ALL_SLOTS, kept01)
+            if current is not None and vcpu.unit.current is current:
+                current.unpack(_ALL_SLOTS, kept12)
+            vcpu.follow_vmcs12()
+        return handling
 
     def _l2_handler(self, handler: Callable[[Vcpu], Handling]) -> Callable[[Vcpu], Handling]:
         def handle(vcpu: Vcpu) -> Handling:
