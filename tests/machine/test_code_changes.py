@@ -1,0 +1,69 @@
+"""Code that changes while it is executed: by itself, by another processor, from outside."""
+
+import pytest
+from cpu_support import CODE, CODE64, RAX, RCX, Pc, segment
+
+from turducken.cpu.control_registers import sync_mmu
+from turducken.cpu.surroundings import Activity
+from turducken.machine.machine import Outcome
+
+OTHER = 0x3_0000
+
+
+def start_second(pc: Pc, code: str) -> None:
+    """Let the second processor run ``code`` in the mode of the first, at `OTHER`."""
+    first, second = pc.machine.processors
+    pc.put(OTHER, code)
+    state = second.state
+    for index in range(8):
+        state.set_segment(index, first.state.segment(index))
+    for index in (8, 9):
+        state.set_table(index, *first.state.table(index))
+    state.cr0, state.cr3, state.cr4, state.efer = (
+        first.state.cr0,
+        first.state.cr3,
+        first.state.cr4,
+        first.state.efer,
+    )
+    state.rflags, state.rip, state.gpr[4] = 2, OTHER, 0x5_0000
+    state.set_segment(1, segment(CODE64, 0xA09B))
+    second.activity = Activity.ACTIVE
+    state.update_mode(0)
+    sync_mmu(second)
+
+
+@pytest.mark.parametrize("quantum", [50, 10_000])
+@pytest.mark.parametrize("tlb", ["keep", "drop"])
+def test_another_processor_changes_the_code(quantum: int, tlb: str) -> None:
+    """The first spins on JMP to itself, until the second puts INC ECX; HLT there."""
+    pc = Pc(cpus=2, quantum=quantum, tlb=tlb).long("ebfe 90 90 f4")
+    # mov ecx, 3000; dec ecx; jnz; mov dword [CODE], 90F4C1FFh; hlt
+    start_second(pc, "b9b80b0000 ffc9 75fc c70425 00000100 ffc1f490 f4")
+    assert pc.run(1_000_000) is Outcome.HALTED
+    assert (pc.state.gpr[RCX], pc.state.rip) == (1, CODE + 3)
+
+
+def test_it_may_change_again_and_again() -> None:
+    """The immediate of MOV EAX is the second's counter; the first goes on until it sees the last."""
+    pc = Pc(cpus=2, quantum=100).long("b800000000 39d8 7202 89c3 ffc7 3d e8030000 72ec f4")
+    start_second(pc, "b800000000 ffc0 890425 01000100 3de8030000 72f0 f4")
+    assert pc.run(1_000_000) is Outcome.HALTED
+    assert pc.state.gpr[RAX] == 1000
+
+
+def test_code_that_changes_itself_runs_as_changed_on_both_processors() -> None:
+    """Each processor increments the immediate that both execute; LOCK makes them take turns."""
+    code = "f0ff0425 0a000100 90 b800000000 3d20000000 72eb f4"
+    pc = Pc(cpus=2, quantum=7).long(code)
+    distance = (CODE - OTHER - 5) & 0xFFFF_FFFF
+    start_second(pc, "e9" + distance.to_bytes(4, "little").hex())
+    assert pc.run(1_000_000) is Outcome.HALTED
+    assert pc.memory.load(CODE + 10, 4) in (0x20, 0x21)
+
+
+def test_code_written_from_outside_is_executed_as_it_is() -> None:
+    pc = Pc().long("ebfe")
+    assert pc.run(1000) is Outcome.LIMIT
+    pc.put(CODE, "ffc1 f4")
+    assert pc.run(1000) is Outcome.HALTED
+    assert pc.state.gpr[RCX] == 1
