@@ -44,7 +44,7 @@ def test_another_processor_changes_the_code(quantum: int, tlb: str) -> None:
 
 
 def test_it_may_change_again_and_again() -> None:
-    """The immediate of MOV EAX is the second's counter; the first goes on until it sees the last."""
+    """The immediate of MOV EAX is the second's counter; the first waits for the last."""
     pc = Pc(cpus=2, quantum=100).long("b800000000 39d8 7202 89c3 ffc7 3d e8030000 72ec f4")
     start_second(pc, "b800000000 ffc0 890425 01000100 3de8030000 72f0 f4")
     assert pc.run(1_000_000) is Outcome.HALTED
