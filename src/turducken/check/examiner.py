@@ -10,8 +10,9 @@ from turducken.address import Gpa1
 from turducken.arch.registers import CR4
 from turducken.check.changes import Actor, Change, Source
 from turducken.check.findings import Entry, Finding, Use, missing
+from turducken.check.records import GUEST, Now, Record, Regime
 from turducken.check.rules import EPT_RULES, INVVPID_GUIDELINES, OTHER_RULES, Rule, rule_of
-from turducken.check.views import GUEST, Now, Record, Regime, View
+from turducken.check.views import View
 from turducken.check.virtual import VirtualView
 from turducken.mmu.faults import Fault
 from turducken.mmu.mmu import Access

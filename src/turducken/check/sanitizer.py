@@ -10,7 +10,7 @@ from turducken.check.changes import Actor, Change, Source
 from turducken.check.examiner import Examiner
 from turducken.check.findings import Describe, Finding
 from turducken.check.follow import HardwareFollower, L1Follower
-from turducken.check.views import GUEST, Record
+from turducken.check.records import GUEST, Record
 from turducken.check.virtual import VirtualView
 from turducken.check.watch import EntryWatch, WatchedHost
 from turducken.cpu.processor import Processor

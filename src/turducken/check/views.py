@@ -1,97 +1,23 @@
 """What a processor would hold that drops nothing early, with the entries that it came from.
 
-A view is such a processor: the machine's own (`HardwareView`), and where our hypervisor runs an L1,
-also the one that L1 believes it has (`VirtualView`), whose EPT is EPT12. Every use of a translation
+A view is such a processor: the machine's own (`View` itself), and where our hypervisor runs an L1,
+also the one that L1 believes it has (`turducken.check.virtual`), whose EPT is EPT12. Every use of a translation
 is looked up here, so what the machine's TLB policy keeps has no influence on what is found.
 """
 
-from dataclasses import dataclass
-from typing import NamedTuple
-
 from turducken.check.changes import Source
+from turducken.check.records import GUEST, Now, Past, Record, Regime, Traced
+from turducken.check.structures import cached_start, remember_structures, sources_through
 from turducken.check.watch import EntryWatch
 from turducken.memory import TableMemory
 from turducken.mmu.mmu import EptSetup
 from turducken.mmu.rights import EPT_RIGHTS
-from turducken.mmu.tlb import GLOBAL, LinearTag, Mapping, Space, StructureKey, Tlb
+from turducken.mmu.tlb import GLOBAL, LinearTag, Tlb
 from turducken.paging import entries as e
 from turducken.paging.formats import BoundFormat
-from turducken.paging.walker import ALL_ONES, Start, Stop, Walk, walk
+from turducken.paging.walker import Start, Stop, Walk, walk
 
 _G = e.PTE.mask("G")
-
-GUEST = "guest"
-"""The stage of a guest's own page tables (and of a hypervisor's, for itself)."""
-
-
-@dataclass(slots=True)
-class Record(Mapping):
-    """A cached translation, and the entries that it was made of.
-
-    ``root`` is what the walk began with; ``flags``: EPT's accessed and dirty flags were in use;
-    ``epoch`` is when it was last judged (`EntryWatch.epoch`).
-    """
-
-    sources: tuple[Source, ...] = ()
-    root: int = 0
-    flags: bool = False
-    epoch: int = -1
-    composed_epoch: int = -1
-    composed_kinds: int = 0
-    below: tuple[Source, ...] = ()
-    """Entries of EPT01 behind a translation by EPT12."""
-
-    @property
-    def is_current(self) -> bool:
-        """Tell whether all its entries are as they were."""
-        return all(one.change is None for one in self.sources)
-
-
-class Traced(Start):
-    """A paging-structure-cache entry with the entries that it came from."""
-
-    sources: tuple[Source, ...]
-
-
-class Regime(NamedTuple):
-    """What translates at present: the registers as the walk needs them.
-
-    ``pdptes`` are PAE's; ``ept_stage`` names the EPT in force.
-    """
-
-    paging: BoundFormat | None
-    root: int
-    pdptes: tuple[int, ...] | None
-    tag: LinearTag
-    ept: EptSetup | None
-    ept_stage: str
-    has_globals: bool
-
-    def root_for(self, address: int) -> int:
-        """Return what decides where a walk for ``address`` begins."""
-        if self.pdptes is not None:
-            return self.pdptes[address >> 30 & 3]
-        return self.root & self.paging.root_mask if self.paging is not None else 0
-
-
-class Now(NamedTuple):
-    """What the tables say at this moment: ``page`` and ``gpa`` are those of 4 KiB."""
-
-    page: int
-    gpa: int
-    all_of: int
-    any_of: int
-    leaf: int
-    ept_all_of: int
-    ept_leaf: int
-
-
-class _Past(NamedTuple):
-    """What a walk gave: a record, the tag that it is cached under, and the entries above."""
-
-    record: Record
-    tag: LinearTag
-    structures: list[tuple[StructureKey, Start]]
 
 
 class View:
@@ -106,7 +32,7 @@ class View:
         """VPIDs that were in force since INVVPID last acted on them."""
         self._watch = watch
         self._memory = memory
-        self._past: dict[tuple[object, ...], _Past] = {}
+        self._past: dict[tuple[object, ...], Past] = {}
         self._past_version = 0
 
     def place(self, address: int) -> int | None:
@@ -186,7 +112,7 @@ class View:
         assert regime.paging is not None
         tables = _Tables(self, regime)
         space = self.tlb.linear_space(regime.tag)
-        start = _cached(space, regime.paging, address) or _begin(regime, address)
+        start = cached_start(space, regime.paging, address) or _begin(regime, address)
         found = walk(regime.paging, tables, regime.root, address, start)
         if found.stop is not Stop.PAGE:
             return None
@@ -202,10 +128,10 @@ class View:
         is_global = found.leaf & _G and regime.has_globals
         tag = regime.tag._replace(pcid=GLOBAL) if is_global else regime.tag
         self.tlb.linear_space(tag).add(address, record)
-        above = _through(own, found, tuple(tables.sources))
-        structures = _remember(space, regime.paging, found, start, address, above)
+        above = sources_through(own, found, tuple(tables.sources))
+        structures = remember_structures(space, regime.paging, found, start, address, above)
         if record.is_current:
-            self._past[self._key(regime, address)] = _Past(record, tag, structures)
+            self._past[self._key(regime, address)] = Past(record, tag, structures)
         return record
 
     def _extend(self, regime: Regime, address: int, record: Record, sources: list[Source]) -> bool:
@@ -234,7 +160,7 @@ class View:
             return known  # type: ignore[return-value]
         if gpa >> ept.format.address_bits:
             return None
-        start = _cached(space, ept.format, gpa)
+        start = cached_start(space, ept.format, gpa)
         found = walk(ept.format, self._memory, ept.ep4ta, gpa, start)
         if found.stop is not Stop.PAGE:
             return None
@@ -246,7 +172,7 @@ class View:
         record.sources = tuple(own)
         record.flags = ept.accessed_dirty
         space.add(gpa, record)
-        _remember(space, ept.format, found, start, gpa, _through(own, found, ()))
+        remember_structures(space, ept.format, found, start, gpa, sources_through(own, found, ()))
         return record
 
     def _sources(
@@ -366,58 +292,3 @@ def _begin(regime: Regime, address: int) -> Start | None:
         return None
     pdpte = regime.pdptes[address >> 30 & 3]
     return Start(1, pdpte & regime.paging.levels[0].table_address)
-
-
-_KEYS: dict[str, list[StructureKey]] = {}
-
-
-def _keys(fmt: BoundFormat) -> list[StructureKey]:
-    """Return the paging-structure caches of a format, top down."""
-    keys = _KEYS.get(fmt.name)
-    if keys is None:
-        shifts = [level.shift for level in fmt.levels]
-        keys = [StructureKey(fmt.name, one, shifts[one - 1]) for one in range(1, len(shifts))]
-        _KEYS[fmt.name] = keys
-    return keys
-
-
-def _cached(space: Space, fmt: BoundFormat, address: int) -> Start | None:
-    """Return the deepest paging-structure-cache entry for ``address``."""
-    if not space.structures:
-        return None
-    for key in reversed(_keys(fmt)):
-        start = space.structures.get(key, {}).get(address >> key.shift)
-        if start is not None:
-            return start
-    return None
-
-
-def _through(
-    own: list[Source], found: Walk, others: tuple[Source, ...]
-) -> list[tuple[Source, ...]]:
-    """Return, for each step of a walk, the entries read so far."""
-    before = len(own) - len(found.steps)
-    return [(*others, *own[: before + number + 1]) for number in range(len(found.steps))]
-
-
-def _remember(
-    space: Space,
-    fmt: BoundFormat,
-    found: Walk,
-    start: Start | None,
-    address: int,
-    sources: list[tuple[Source, ...]],
-) -> list[tuple[StructureKey, Start]]:
-    """Cache every entry that a walk read above the leaf; return them."""
-    cached: list[tuple[StructureKey, Start]] = []
-    all_of, any_of = (ALL_ONES, 0) if start is None else (start.all_of, start.any_of)
-    keys = _keys(fmt)
-    for number, step in enumerate(found.steps[:-1]):
-        level = fmt.levels[step.level]
-        all_of &= step.entry | level.neutral
-        any_of |= step.entry
-        below = Traced(step.level + 1, step.entry & level.table_address, all_of, any_of)
-        below.sources = sources[number]
-        space.add_structure(keys[step.level], address, below)
-        cached.append((keys[step.level], below))
-    return cached

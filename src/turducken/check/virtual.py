@@ -7,7 +7,8 @@ nested as it is bare.
 from typing import TYPE_CHECKING
 
 from turducken.address import Gpa1
-from turducken.check.views import Record, Regime, View
+from turducken.check.records import Record, Regime
+from turducken.check.views import View
 from turducken.check.watch import EntryWatch
 from turducken.hypervisor import Vcpu
 from turducken.mmu.mmu import EptSetup, Mmu
