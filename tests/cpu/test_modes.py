@@ -428,3 +428,16 @@ def test_sysret_checks_the_address_while_it_is_privileged() -> None:
     assert pc.event() == Vector.GP
     assert pc.memory.load(pc.state.gpr[RSP] + 16, 8) == CODE64
     assert Pc().long("480f07", cpl=3).event() == Vector.GP
+
+
+@pytest.mark.parametrize("code", ["c5f877", "c5f828c1", "c4e27d5808", "62f17c4828c1"])
+@pytest.mark.parametrize("mode", ["protected", "long"])
+def test_avx_is_undefined(code: str, mode: str) -> None:
+    pc = Pc()
+    assert (pc.long(code) if mode == "long" else pc.protected(code)).event() == Vector.UD
+
+
+def test_bit_manipulation_is_not_avx() -> None:
+    pc = Pc().long("b80f000000 b9f0000000 c4e270f2d0 f4")  # andn edx, ecx, eax
+    assert pc.event() is None
+    assert pc.state.gpr[RDX] == 0x0F

@@ -2,16 +2,17 @@
 
 RDRAND and RDSEED would read the host's randomness; INS stores to memory before it asks; XGETBV,
 XSETBV, INVD and INT1 would not stop, and neither would a far jump or call that switches tasks;
-SYSCALL and SYSENTER would do nothing, SYSRET is AMD's, and protection keys are not the engine's.
+SYSCALL and SYSENTER would do nothing, SYSRET is AMD's, and protection keys are not the engine's;
+and it takes AVX for SSE.
 Blocks that contain one are executed one instruction at a time.
 """
 
 import re
 
-from iced_x86 import Code, Decoder, Instruction, Mnemonic
+from iced_x86 import Code, Decoder, EncodingKind, Instruction, Mnemonic
 
 _SUSPECTS = re.compile(
-    rb"[\x6c\x6d\xf1\x9a\xea]"
+    rb"[\x6c\x6d\xf1\x9a\xea\xc4\xc5\x62]"
     rb"|\x0f(?:[\x05\x07\x08\x34]|\xc7[\xf0-\xff]|\x01[\xd0\xd1\xee\xef])"
     rb"|\xff[\x18-\x1f\x28-\x2f\x58-\x5f\x68-\x6f\x98-\x9f\xa8-\xaf]",
     re.DOTALL,
@@ -44,7 +45,36 @@ def has_special(code: bytes, bits: int) -> bool:
     """Tell whether a block of ``bits``-bit code has an instruction of `SPECIAL`."""
     if _SUSPECTS.search(code) is None:
         return False
-    return any(one.mnemonic in SPECIAL or is_far(one) for one in Decoder(bits, code))
+    return any(
+        one.mnemonic in SPECIAL or is_far(one) or is_vector(one) for one in Decoder(bits, code)
+    )
+
+
+_BIT_MANIPULATION = frozenset(
+    {
+        Mnemonic.ANDN,
+        Mnemonic.BEXTR,
+        Mnemonic.BLSI,
+        Mnemonic.BLSMSK,
+        Mnemonic.BLSR,
+        Mnemonic.BZHI,
+        Mnemonic.MULX,
+        Mnemonic.PDEP,
+        Mnemonic.PEXT,
+        Mnemonic.RORX,
+        Mnemonic.SARX,
+        Mnemonic.SHLX,
+        Mnemonic.SHRX,
+    }
+)
+"""What else has a VEX prefix."""
+
+
+def is_vector(instruction: Instruction) -> bool:
+    """Tell whether an instruction is one of AVX or later."""
+    if instruction.encoding == EncodingKind.LEGACY:
+        return False
+    return instruction.mnemonic not in _BIT_MANIPULATION
 
 
 def is_far(instruction: Instruction) -> bool:

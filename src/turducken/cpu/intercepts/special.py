@@ -20,7 +20,7 @@ from turducken.cpu.engine import SegmentIndex, Trap
 from turducken.cpu.events import Event, EventKind
 from turducken.cpu.guest_controls import Secondary
 from turducken.cpu.intercepts import io, system, system_calls
-from turducken.cpu.special import is_far
+from turducken.cpu.special import is_far, is_vector
 from turducken.cpu.task_switch import far_transfer, step_far_transfer
 from turducken.vmx import vmcs_fields as f
 from turducken.vmx.exit_information import RANDOM_INFORMATION
@@ -48,6 +48,9 @@ def on_special(p: "Processor") -> None:
     operation = _OPERATIONS.get(instruction.mnemonic)
     if operation is not None:
         operation(p, instruction)
+        return
+    if is_vector(instruction):
+        p.raise_exception(Vector.UD)
         return
     if not is_far(instruction):
         trap = p.engine.step()
