@@ -4,7 +4,6 @@ Without EPT, one walk; with EPT, every address that the guest's tables name is i
 (SDM 3C, "EPT Overview"). What was found is cached in the TLB model, which is asked first.
 """
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 from turducken.memory import PhysicalMemory
@@ -289,9 +288,9 @@ class Mmu:
             return fault
         mapping = self._map_page(found, access, address)
         if isinstance(mapping, Mapping):
-            self._remember(fmt, found, start, address, mapping)
+            structures = self._remember(fmt, found, start, address, mapping)
             if found.leaf == leaf:  # a walk that sets flags is not made a second time
-                self._remember_walk(fmt, found, origin, address, mapping)
+                self._remember_walk(found, origin, address, mapping, structures)
             return self._check_apic_page(mapping, access) or mapping
         return mapping
 
@@ -323,7 +322,12 @@ class Mmu:
         return mapping
 
     def _remember_walk(
-        self, fmt: BoundFormat, found: Walk, origin: Origin, address: int, mapping: Mapping
+        self,
+        found: Walk,
+        origin: Origin,
+        address: int,
+        mapping: Mapping,
+        structures: tuple[tuple[StructureKey, Start], ...],
     ) -> None:
         if self._rewalks is None:
             return
@@ -336,10 +340,9 @@ class Mmu:
                     return
                 place = outer.page | place & ((1 << outer.shift) - 1)
             offset = self.memory.offset_of(place)
-            if offset is None or self.memory.load(place, fmt.entry_size) != step.entry:
+            if offset is None or self.memory.load(place, origin.format.entry_size) != step.entry:
                 return
             places.append(offset >> 3)
-        structures = tuple(_structures(fmt, found, origin.start))
         if self.ept is not None:
             origin = origin._replace(outer=self._physical_space.changes)
         self._rewalks.remember(address >> 12, origin, places, mapping, structures)
@@ -400,12 +403,13 @@ class Mmu:
 
     def _remember(
         self, fmt: BoundFormat, found: Walk, start: Start | None, address: int, mapping: Mapping
-    ) -> None:
-        """Cache the mapping, and the entries above the leaf."""
+    ) -> tuple[tuple[StructureKey, Start], ...]:
+        """Cache the mapping, and the entries above the leaf; return those."""
         space = self._global_space if mapping.leaf & _G and self._has_globals else self._space
         space.add(address, mapping)
-        _remember_structures(self._space, fmt, found, start, address)
+        structures = _remember_structures(self._space, fmt, found, start, address)
         self.policy.added(self.tlb, space, address, mapping)
+        return structures
 
     # A guest-physical address
 
@@ -553,23 +557,19 @@ def _cached_start(space: Space, fmt: BoundFormat, address: int) -> Start | None:
 
 def _remember_structures(
     space: Space, fmt: BoundFormat, found: Walk, start: Start | None, address: int
-) -> None:
-    """Cache every entry that a successful walk read above the leaf."""
-    for key, below in _structures(fmt, found, start):
-        space.add_structure(key, address, below)
-
-
-def _structures(
-    fmt: BoundFormat, found: Walk, start: Start | None
-) -> Iterator[tuple[StructureKey, Start]]:
+) -> tuple[tuple[StructureKey, Start], ...]:
+    """Cache every entry that a successful walk read above the leaf; return them."""
     all_of, any_of = (ALL_ONES, 0) if start is None else (start.all_of, start.any_of)
     keys = _structure_keys(fmt)
+    structures = []
     for step in found.steps[:-1]:
         level = fmt.levels[step.level]
         all_of &= step.entry | level.neutral
         any_of |= step.entry
         below = Start(step.level + 1, step.entry & level.table_address, all_of, any_of)
-        yield keys[step.level], below
+        space.add_structure(keys[step.level], address, below)
+        structures.append((keys[step.level], below))
+    return tuple(structures)
 
 
 class _GuestTables:
