@@ -93,4 +93,4 @@ def test_bad_input(arguments: list[str]) -> None:
 
 
 def test_every_group_is_there() -> None:
-    assert set(suite.GROUPS) == {"loops", "calls", "memory", "policies", "boot", "pt"}
+    assert set(suite.GROUPS) >= {"loops", "calls", "memory", "policies", "boot", "pt"}

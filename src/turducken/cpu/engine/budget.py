@@ -22,15 +22,19 @@ _CODE = f"""
 define void @block(i8* %engine, i64 %address, i32 %size, i64* %data) {{
 entry:
   %budget = load i64, i64* %data
+  %watchedp = getelementptr i64, i64* %data, i64 {_WATCHED}
+  %watched = load i64, i64* %watchedp
+  %used = icmp slt i64 %budget, 0
+  %watches = icmp ne i64 %watched, 0
+  %rare = or i1 %used, %watches
+  br i1 %rare, label %look, label %count
+look:
   %flagsp = getelementptr i64, i64* %data, i64 {_FLAGS}
   %flagsi = load i64, i64* %flagsp
   %flagsw = inttoptr i64 %flagsi to i64*
   %flags = load i64, i64* %flagsw
-  %watchedp = getelementptr i64, i64* %data, i64 {_WATCHED}
-  %watched = load i64, i64* %watchedp
   %set = and i64 %flags, %watched
   %isset = icmp ne i64 %set, 0
-  %used = icmp slt i64 %budget, 0
   %over = or i1 %used, %isset
   br i1 %over, label %stop, label %count
 count:

@@ -88,7 +88,7 @@ def _time_marks(console: Path, process: subprocess.Popen[bytes], timeout: float)
     while time.perf_counter() < deadline and process.poll() is None:
         text = console.read_text(errors="replace")
         spent = _seconds_of(process.pid)
-        begin = re.search(r"^# begin \S+ (\d+)", text, re.MULTILINE)
+        begin = re.search(r"^# begin \S+ (\d+)\r?\n", text, re.MULTILINE)
         if begin and not rounds:
             began, rounds = spent, int(begin[1])
         if rounds and re.search(r"^# end", text, re.MULTILINE):
