@@ -1,8 +1,8 @@
 """What a processor would hold that drops nothing early, with the entries that it came from.
 
 A view is such a processor: the machine's own (`View` itself), and where our hypervisor runs an L1,
-also the one that L1 believes it has (`turducken.check.virtual`), whose EPT is EPT12. Every use of a translation
-is looked up here, so what the machine's TLB policy keeps has no influence on what is found.
+also the one that L1 believes it has (`turducken.check.virtual`), whose EPT is EPT12. Every use of a
+translation is looked up here, so what the machine's TLB policy keeps has no influence.
 """
 
 from turducken.check.changes import Source
@@ -17,7 +17,7 @@ from turducken.paging import entries as e
 from turducken.paging.formats import BoundFormat
 from turducken.paging.walker import Start, Stop, Walk, walk
 
-_G = e.PTE.mask("G")
+_G, _P = e.PTE.mask("G"), e.PTE.mask("P")
 
 
 class View:
@@ -206,6 +206,8 @@ class View:
         assert regime is not None
         gpa, all_of, any_of, leaf = address, e.PTE.mask("R/W", "U/S"), 0, 0
         if regime.paging is not None:
+            if regime.pdptes is not None and not regime.root_for(address) & _P:
+                return None
             tables = _FreshTables(self, regime)
             start = _begin(regime, address)
             found = walk(regime.paging, tables, regime.root, address, start)
