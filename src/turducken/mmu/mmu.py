@@ -329,7 +329,8 @@ class Mmu:
         mapping: Mapping,
         structures: tuple[tuple[StructureKey, Start], ...],
     ) -> None:
-        if self._rewalks is None:
+        page, outer_changes = address >> 12, 0 if self.ept is None else self._physical_space.changes
+        if self._rewalks is None or not self._rewalks.is_repeated(page, outer_changes):
             return
         places = []
         for step in found.steps:
@@ -343,9 +344,8 @@ class Mmu:
             if offset is None or self.memory.load(place, origin.format.entry_size) != step.entry:
                 return
             places.append(offset >> 3)
-        if self.ept is not None:
-            origin = origin._replace(outer=self._physical_space.changes)
-        self._rewalks.remember(address >> 12, origin, places, mapping, structures)
+        origin = origin._replace(outer=outer_changes)
+        self._rewalks.remember(page, origin, places, mapping, structures)
 
     def _no_translation(self, access: Access, *, reserved: bool) -> PageFault:
         code = not_present_error(self.mode, access.kind, user=access.user, reserved=reserved)

@@ -43,10 +43,11 @@ class Rewalk(NamedTuple):
 class Rewalks:
     """The walks under one tag. ``memory`` is made of words, and places are their indices."""
 
-    __slots__ = ("_known", "_memory")
+    __slots__ = ("_known", "_memory", "_seen")
 
     def __init__(self, memory: Sequence[int]) -> None:
         self._known: dict[int, Rewalk] = {}
+        self._seen: dict[int, int] = {}
         self._memory = memory
 
     def find(self, page: int, origin: Origin) -> Rewalk | None:
@@ -55,6 +56,18 @@ class Rewalks:
         if known is None or known[0] != origin or known[1](self._memory) != known[2]:
             return None
         return known
+
+    def is_repeated(self, page: int, outer: int) -> bool:
+        """Tell whether a page was walked to before, with the same guest-physical mappings.
+
+        Only then is a walk likely to be made once more, and worth being remembered.
+        """
+        seen = self._seen
+        if len(seen) >= _REMEMBERED:
+            seen.clear()
+        before = seen.get(page)
+        seen[page] = outer
+        return before == outer
 
     def remember(
         self,
