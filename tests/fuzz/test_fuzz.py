@@ -29,6 +29,11 @@ def test_nothing_is_found_with_two_processors(shadow: str) -> None:
     assert run_trial(77, TrialOptions(shadow=shadow, cpus=2)) is None
 
 
+@pytest.mark.parametrize("seed", [1135, 5103])
+def test_what_was_found_once(seed: int) -> None:
+    assert run_trial(seed) is None
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("first", range(0, 1000, 50))
 def test_nothing_is_found_in_many_trials(first: int) -> None:

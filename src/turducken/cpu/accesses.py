@@ -156,7 +156,7 @@ def on_fault(p: "Processor") -> None:
     """Handle `Trap.FAULT`: an access that was refused."""
     accesses, is_fetch = p.accesses, p.engine.fault_kind == FETCH
     if accesses.fault is None:
-        in_stack = not is_fetch and uses_stack(p.instruction(), p.state)
+        in_stack = not is_fetch and uses_stack(p.peek(), p.state)
         p.raise_exception(Vector.SS if in_stack else Vector.GP, 0)
     elif is_fetch and _is_ahead(p):
         # The engine reads a whole block of code before it executes any of it.
@@ -190,7 +190,7 @@ def _is_ahead(p: "Processor") -> bool:
     left = p.engine.fault_address - linear_address(p.state, SegmentIndex.CS, p.state.rip)
     if left <= 0:
         return False
-    instruction = p.instruction()
+    instruction = p.peek()
     return instruction is not None and 0 < instruction.len <= left
 
 
@@ -203,7 +203,7 @@ def _implicit_pages(p: "Processor") -> tuple[range, ...]:
     fault = p.accesses.fault
     if not isinstance(fault, PageFault) or not fault.error_code & ERROR_U:
         return ()
-    instruction = p.instruction()
+    instruction = p.peek()
     if instruction is None or not loads_descriptor(instruction):
         return ()
     state = p.state

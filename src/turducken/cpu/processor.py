@@ -424,17 +424,20 @@ class Processor:
             return None
         return decode(code, code_bits(self.state))
 
+    def peek(self) -> Instruction | None:
+        """Decode the instruction at RIP; None, and nothing else, where it cannot be fetched."""
+        code = self._fetch()
+        return decode(code, code_bits(self.state)) if isinstance(code, bytes) else None
+
     def instruction_length(self) -> int:
         """Return the length of the instruction at RIP, 0 where it cannot be fetched."""
-        code = self._fetch()
-        return decode(code, code_bits(self.state)).len if isinstance(code, bytes) else 0
+        instruction = self.peek()
+        return 0 if instruction is None else instruction.len
 
     def operand_size(self) -> int:
         """Return the size in bytes of the memory operand of the instruction at RIP."""
-        code = self._fetch()
-        if not isinstance(code, bytes):
-            return 0
-        return memory_size(decode(code, code_bits(self.state)).memory_size)
+        instruction = self.peek()
+        return 0 if instruction is None else memory_size(instruction.memory_size)
 
     def _fetch(self) -> bytes | Fault:
         """Return the bytes at RIP, as many as an instruction can have (fewer at a fault)."""
