@@ -4,7 +4,7 @@ import pytest
 from cpu_support import Pc
 
 from turducken.arch import msr
-from turducken.cpu.vm_exit import load_msrs, store_msrs
+from turducken.cpu.msr_lists import load_msrs, store_msrs
 from turducken.vmx import vmcs_fields as f
 from turducken.vmx.msr_lists import MSR_ENTRY
 from turducken.vmx.vmcs import Vmcs

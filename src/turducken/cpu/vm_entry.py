@@ -9,6 +9,7 @@ from turducken.cpu.engine.state import MSR_WORDS
 from turducken.cpu.events import Event, EventKind
 from turducken.cpu.guest_controls import GuestControls, PinBased, Primary, Secondary
 from turducken.cpu.guest_image import load_registers
+from turducken.cpu.msr_lists import load_msrs
 from turducken.cpu.surroundings import Activity
 from turducken.cpu.vmx_operations import controls_of, update_field_access, update_intercepts
 from turducken.mmu.mmu import PageModificationLog
@@ -52,7 +53,7 @@ def enter(p: "Processor", *, is_launch: bool) -> VmResult | None:
     if not guest.secondary & Secondary.ENABLE_VPID:
         p.tlb.flush_vpid(0, "VM entry")
     p.policy.crossed(p.tlb)
-    wrong = vm_exit.load_msrs(p, vmcs, f.ENTRY_MSR_LOAD_ADDRESS, f.ENTRY_MSR_LOAD_COUNT)
+    wrong = load_msrs(p, vmcs, f.ENTRY_MSR_LOAD_ADDRESS, f.ENTRY_MSR_LOAD_COUNT)
     if wrong is not None:
         fail(p, vmcs, ExitReason.ENTRY_FAILURE_MSR_LOADING, wrong)
         return None

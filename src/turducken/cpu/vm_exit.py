@@ -3,7 +3,6 @@
 from typing import TYPE_CHECKING
 
 from turducken.arch.exceptions import HAS_ERROR_CODE, Vector
-from turducken.arch.msr import IA32_EFER, IA32_PAT
 from turducken.arch.registers import CR0, CR4, EFER
 from turducken.cpu.control_registers import are_pdptes_valid, is_pae_paging, sync_mmu
 from turducken.cpu.engine.state import MSR_WORDS
@@ -11,6 +10,7 @@ from turducken.cpu.events import Event, EventKind
 from turducken.cpu.guest_controls import Exit, PinBased, Secondary
 from turducken.cpu.guest_image import save_registers
 from turducken.cpu.host_image import load_host_registers
+from turducken.cpu.msr_lists import load_msrs, store_msrs
 from turducken.cpu.surroundings import Activity
 from turducken.cpu.vmx_operations import update_field_access, update_intercepts, vmx_abort
 from turducken.mmu.faults import ApicAccess, EptMisconfiguration, EptViolation, Fault, PmlFull
@@ -232,49 +232,3 @@ def load_host(p: "Processor", vmcs: Vmcs, controls: int) -> None:
             vmx_abort(p, VmxAbort.HOST_PDPTE_CHECK)
             return
         p.mmu.pdptes = entries
-
-
-# MSR lists
-
-_NEVER_LOADED = frozenset({0xC000_0100, 0xC000_0101, 0x9B})
-
-
-def load_msrs(p: "Processor", vmcs: Vmcs, address: f.VmcsField, count: f.VmcsField) -> int | None:
-    """Load MSRs from a list; return the number (from 1) of the entry that fails, or None.
-
-    SDM 3C, "Loading MSRs". More entries than the recommended maximum have an undefined outcome (SDM
-    3D, "Miscellaneous Data"): here the first beyond it fails.
-    """
-    place = vmcs.read(address)
-    limit = p.profile.misc.msr_list_limit
-    for number in range(vmcs.read(count)):
-        if number == limit:
-            return number + 1
-        entry = p.memory.read(place + 16 * number, 16)
-        index = int.from_bytes(entry[:4], "little")
-        reserved = int.from_bytes(entry[4:8], "little")
-        value = int.from_bytes(entry[8:], "little")
-        if reserved or index in _NEVER_LOADED or index >> 8 == 8:
-            return number + 1
-        if not p.msrs.write(index, value):
-            return number + 1
-        if index in (IA32_EFER, IA32_PAT):
-            p.state.update_mode()
-    return None
-
-
-def store_msrs(p: "Processor", vmcs: Vmcs) -> bool:
-    """SDM 3C, "Saving MSRs"; False is a VMX abort."""
-    place, count = vmcs.read(f.EXIT_MSR_STORE_ADDRESS), vmcs.read(f.EXIT_MSR_STORE_COUNT)
-    if count > p.profile.misc.msr_list_limit:
-        return False
-    for number in range(count):
-        entry = p.memory.read(place + 16 * number, 8)
-        index = int.from_bytes(entry[:4], "little")
-        if int.from_bytes(entry[4:], "little") or index == 0x9E or index >> 8 == 8:
-            return False
-        value = p.msrs.read(index)
-        if value is None:
-            return False
-        p.memory.write(place + 16 * number + 8, value.to_bytes(8, "little"))
-    return True

@@ -44,7 +44,8 @@ class MsrEntry:
     @property
     def is_storable(self) -> bool:
         """Tell whether VM exit may store the MSR, if RDMSR could read it at CPL 0."""
-        return not self.reserved and not _is_x2apic(self.index)
+        smm_only = self.index == msr.IA32_SMBASE
+        return not self.reserved and not _is_x2apic(self.index) and not smm_only
 
 
 def _is_x2apic(index: int) -> bool:
