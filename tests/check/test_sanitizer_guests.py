@@ -106,6 +106,14 @@ def test_an_entry_written_in_halves_counts_as_it_is_in_the_end() -> None:
     assert not guests.run([read(PAGE), *halves, read(PAGE)])
 
 
+@pytest.mark.parametrize(("pat", "found"), [(0, []), (1 << 12, ["size-changed"])])
+def test_a_large_page_in_the_place_of_small_ones(pat: int, found: list[str]) -> None:
+    guests = Guests()
+    large = PAGE & ~0x1F_FFFF | guests.value & 7 | A | 1 << 7 | pat
+    findings = guests.run([read(PAGE), write(guests.entries[-2], large), read(PAGE)])
+    assert [one.rule for one in findings] == found
+
+
 def test_an_upper_entry_is_an_entry_too() -> None:
     guests = Guests()
     found = guests.run([read(PAGE), write(guests.entries[-2], 0), read(PAGE)])

@@ -5,6 +5,7 @@ also the one that L1 believes it has (`turducken.check.virtual`), whose EPT is E
 translation is looked up here, so what the machine's TLB policy keeps has no influence.
 """
 
+from turducken.address import PAGE_SHIFT
 from turducken.check.changes import Source
 from turducken.check.records import GUEST, Now, Past, Record, Regime, Traced
 from turducken.check.structures import cached_start, remember_structures, sources_through
@@ -18,6 +19,7 @@ from turducken.paging.formats import BoundFormat
 from turducken.paging.walker import Start, Stop, Walk, walk
 
 _G, _P = e.PTE.mask("G"), e.PTE.mask("P")
+_PAT, _LARGE_PAT = e.PTE.mask("PAT"), e.PDE_2MIB.mask("PAT")
 
 
 class View:
@@ -118,7 +120,7 @@ class View:
             return None
         own = self._sources(found, start, GUEST, regime.paging, tables.places, flags=False)
         record = Record(
-            found.page, found.shift, found.all_of, found.any_of, found.leaf, True, found.page
+            found.page, found.shift, found.all_of, found.any_of, _leaf(found), True, found.page
         )
         sources = [*own, *tables.sources]
         if regime.ept is not None and not self._extend(regime, address, record, sources):
@@ -217,7 +219,7 @@ class View:
                 found.output(address),
                 found.all_of,
                 found.any_of,
-                found.leaf,
+                _leaf(found),
             )
         gpa &= -4096
         if regime.ept is None:
@@ -286,6 +288,14 @@ class _FreshTables:
 
 def _nothing() -> None:
     """Nobody stands in front of a view."""
+
+
+def _leaf(found: Walk) -> int:
+    """Return the leaf with its PAT bit where a 4-KiB page has it, so that sizes compare."""
+    leaf = found.leaf
+    if found.shift == PAGE_SHIFT:
+        return leaf
+    return leaf & ~_PAT | (_PAT if leaf & _LARGE_PAT else 0)
 
 
 def _begin(regime: Regime, address: int) -> Start | None:
