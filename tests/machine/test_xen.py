@@ -1,4 +1,4 @@
-"""Somebody else's hypervisor: Debian's Xen boots, likes the VMX that it finds, and is no finding."""
+"""Somebody else's hypervisor: Debian's Xen boots, likes the VMX it finds, and is judged clean."""
 
 import re
 from pathlib import Path
