@@ -259,28 +259,29 @@ def _descriptor(p: "Processor", instruction: Instruction) -> tuple[int, int] | N
 
 
 def _invept(p: "Processor", instruction: Instruction) -> None:
-    if not _passes(p, Vmx.INVEPT, instruction):
-        return
-    kind = _encoding(p, instruction.op0_register)
-    result = p.vmx.refuse_invept_type(kind)
-    if result is None:
-        operands = _descriptor(p, instruction)
-        if operands is None:
-            return
-        result = invalidate_ept(p, kind, *operands)
-    finish(p, result, instruction.len)
+    if _passes(p, Vmx.INVEPT, instruction):
+        _invalidate(p, instruction, p.vmx.refuse_invept_type, invalidate_ept)
 
 
 def _invvpid(p: "Processor", instruction: Instruction) -> None:
-    if not _passes(p, Vmx.INVVPID, instruction):
-        return
+    if _passes(p, Vmx.INVVPID, instruction):
+        _invalidate(p, instruction, p.vmx.refuse_invvpid_type, invalidate_vpid)
+
+
+def _invalidate(
+    p: "Processor",
+    instruction: Instruction,
+    refuse_type: "Callable[[int], VmResult | None]",
+    act: "Callable[[Processor, int, int, int], VmResult]",
+) -> None:
+    """INVEPT, INVVPID: the type is looked at before the descriptor is read."""
     kind = _encoding(p, instruction.op0_register)
-    result = p.vmx.refuse_invvpid_type(kind)
+    result = refuse_type(kind)
     if result is None:
         operands = _descriptor(p, instruction)
         if operands is None:
             return
-        result = invalidate_vpid(p, kind, *operands)
+        result = act(p, kind, *operands)
     finish(p, result, instruction.len)
 
 

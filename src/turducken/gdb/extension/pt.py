@@ -195,6 +195,7 @@ class _Command(gdb.Command):  # type: ignore[misc]  # gdb has no types
             raise gdb.GdbError(f"no memory at {hole.address:#x}") from None
 
     def _run(self, text: str) -> None:
+        """Do what the command is for: each command has its own."""
         raise NotImplementedError
 
 
