@@ -47,7 +47,7 @@ from cpu_support import (
 )
 
 from turducken.arch.exceptions import Vector
-from turducken.cpu.engine.state import UNUSABLE
+from turducken.cpu.engine.segments import UNUSABLE
 from turducken.machine.machine import Outcome
 from turducken.paging.rights import R, U, W, make_attributes
 

@@ -11,7 +11,7 @@ from turducken.address import is_canonical
 from turducken.arch.exceptions import Vector
 from turducken.arch.registers import CR0, EFER, RFLAGS
 from turducken.cpu.engine import Segment, SegmentIndex, State
-from turducken.cpu.engine.state import UNUSABLE
+from turducken.cpu.engine.segments import UNUSABLE
 from turducken.cpu.events import Event, EventKind, exception
 from turducken.cpu.linear import LinearMemory
 from turducken.mmu.faults import Fault

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from turducken.arch.registers import CR0, CR4, EFER
 from turducken.cpu.engine import Segment, SegmentIndex, State
-from turducken.cpu.engine.state import MSR_WORDS, UNUSABLE
+from turducken.cpu.engine.segments import UNUSABLE
+from turducken.cpu.engine.state import MSR_WORDS
 from turducken.cpu.guest_controls import Exit
 from turducken.vmx import vmcs_fields as f
 from turducken.vmx.vmcs import Vmcs

@@ -27,7 +27,7 @@ from turducken.cpu.decoder import (
 )
 from turducken.cpu.delivery import Failure, TaskSwitch, deliver
 from turducken.cpu.engine import Engine, Segment, SegmentIndex, Trap
-from turducken.cpu.engine.state import UNUSABLE
+from turducken.cpu.engine.segments import UNUSABLE
 from turducken.cpu.events import Event, EventKind, combine, exception
 from turducken.cpu.guest_controls import GuestControls, Primary
 from turducken.cpu.guest_image import GuestImage, Saved

@@ -7,14 +7,12 @@ one run in each. A translation that was made once is a copy of bytes the next ti
 import struct
 
 from turducken.cpu.engine import State
+from turducken.cpu.engine.segments import flags_of, rights_of
 from turducken.vmx import vmcs_fields as f
 from turducken.vmx.vmcs import Vmcs
 
 _ENGINE = struct.Struct("<" + "QQII" * 8)
 _VMCS = struct.Struct("<32Q")
-_PRESENT, _UNUSABLE = 0x80, 1 << 16
-_SS, _TR = 2, 7
-_BUSY = 2
 _LIMIT = 1024
 
 _saved: dict[tuple[bytes, int], bytes] = {}
@@ -46,17 +44,7 @@ def load_segments(state: State, vmcs: Vmcs) -> None:
 def _to_vmcs(words: bytes, cpl: int) -> bytes:
     parts = _ENGINE.unpack(words)
     selectors, bases, limits, flags = (parts[n::4] for n in range(4))
-    rights = []
-    for number, one in enumerate(flags):
-        access = one >> 8 & 0xF0FF
-        if not access & _PRESENT:
-            access |= _UNUSABLE
-        if number == _SS:
-            # The DPL of SS is the CPL, even where SS is unusable.
-            access = access & ~0x60 | cpl << 5
-        if number == _TR:
-            access |= _BUSY  # LTR loads it so; the engine keeps the descriptor as it was before
-        rights.append(access)
+    rights = [rights_of(number, one, cpl) for number, one in enumerate(flags)]
     return _VMCS.pack(*(one & 0xFFFF for one in selectors), *bases, *limits, *rights)
 
 
@@ -65,8 +53,5 @@ def _to_engine(image: bytes) -> bytes:
     words: list[int] = []
     for number in range(8):
         selector, base, limit, access = fields[number::8]
-        flags = (access & 0xF0FF) << 8
-        if access & _UNUSABLE:
-            flags = flags & ~(_PRESENT << 8) if number == _SS else 0
-        words += (selector & 0xFFFF, base, limit & 0xFFFF_FFFF, flags)
+        words += (selector & 0xFFFF, base, limit & 0xFFFF_FFFF, flags_of(number, access))
     return _ENGINE.pack(*words)

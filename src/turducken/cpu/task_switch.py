@@ -98,7 +98,17 @@ def step_far_transfer(p: "Processor") -> int:
         raw = p.linear.read(new.base + _CR3_FIELD, 4)
         if isinstance(raw, bytes):
             write_cr3(p, int.from_bytes(raw, "little"))
+    _mark_accessed(p)
     return trap
+
+
+def _mark_accessed(p: "Processor") -> None:
+    """Set the accessed bit of the descriptor that CS came from, which the engine does not."""
+    code = read_descriptor(
+        p.state, p.linear, p.state.segment(SegmentIndex.CS).selector, Vector.GP, 0
+    )
+    if isinstance(code, Descriptor) and code.is_code and not code.segment_type & 1:
+        p.linear.write(code.linear + 5, bytes([code.raw >> 40 & 0xFF | 1]))
 
 
 def iret_to_task(p: "Processor", length: int) -> bool:

@@ -6,6 +6,7 @@ is the processor's (ours) stops before it has an effect. Nothing outside this pa
 
 from turducken.cpu.engine.engine import Engine, EngineHost, Trap
 from turducken.cpu.engine.library import EngineError
-from turducken.cpu.engine.state import Segment, SegmentIndex, State
+from turducken.cpu.engine.segments import Segment, SegmentIndex
+from turducken.cpu.engine.state import State
 
 __all__ = ["Engine", "EngineError", "EngineHost", "Segment", "SegmentIndex", "State", "Trap"]

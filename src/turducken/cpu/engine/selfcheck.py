@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from unicorn import unicorn_const, x86_const
 
 from turducken.cpu.engine import library
+from turducken.cpu.engine.segments import Segment, SegmentIndex
 from turducken.cpu.engine.state import (
     CC_OP_EFLAGS,
     CC_OPERATION,
@@ -22,8 +23,6 @@ from turducken.cpu.engine.state import (
     HEADER_BYTES,
     MSR_WORDS,
     STATE_BYTES,
-    Segment,
-    SegmentIndex,
     State,
 )
 

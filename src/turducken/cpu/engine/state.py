@@ -5,13 +5,12 @@ Between runs, this is the processor's register file. The layout is private to th
 """
 
 import ctypes
-from enum import IntEnum
-from typing import NamedTuple
 
 from unicorn import x86_const
 
 from turducken.arch.registers import CR0, CR4, EFER, RFLAGS
 from turducken.cpu.engine import library
+from turducken.cpu.engine.segments import Segment, SegmentIndex, flags_of, rights_of
 
 HEADER_BYTES = 40
 STATE_BYTES = 5568
@@ -58,41 +57,6 @@ _VM = RFLAGS.mask("VM")
 _PE, _FPU_BITS = CR0.mask("PE"), CR0.mask("MP", "EM", "TS")
 _OSFXSR, _SMAP = CR4.mask("OSFXSR"), CR4.mask("SMAP")
 _LMA = EFER.mask("LMA")
-
-
-_BUSY = 2
-"""Of the type of a TSS."""
-
-
-class SegmentIndex(IntEnum):
-    """Segment and descriptor-table registers in the engine's order (that of segment encodings)."""
-
-    ES = 0
-    CS = 1
-    SS = 2
-    DS = 3
-    FS = 4
-    GS = 5
-    LDTR = 6
-    TR = 7
-    GDTR = 8
-    IDTR = 9
-
-
-class Segment(NamedTuple):
-    """A segment register with its hidden part; ``access`` in the VMCS's format.
-
-    SDM 3C, "Guest Register State": bits 3:0 type, 4 S, 6:5 DPL, 7 P, 12 AVL, 13 L, 14 D/B, 15 G,
-    16 unusable.
-    """
-
-    selector: int
-    base: int
-    limit: int
-    access: int
-
-
-UNUSABLE = 1 << 16
 
 
 class State:
@@ -259,31 +223,20 @@ class State:
         self._system[:] = value
 
     def segment(self, index: int) -> Segment:
-        """Return a segment register (any but GDTR and IDTR)."""
+        """Return a segment register (any but GDTR and IDTR) as a processor would have it."""
         at = _SEGMENTS + 3 * index
         words = self.words
         packed = words[at + 2]
-        flags = packed >> 32
-        access = flags >> 8 & 0xF0FF
-        if not access & 0x80:
-            access |= UNUSABLE
-        elif index == SegmentIndex.TR:
-            access |= _BUSY  # LTR loads it so; the engine keeps the descriptor as it was before
+        access = rights_of(index, packed >> 32, words[HFLAGS] & H_CPL)
         return Segment(words[at] & 0xFFFF, words[at + 1], packed & 0xFFFF_FFFF, access)
 
     def set_segment(self, index: int, segment: Segment) -> None:
         """Load a segment register with its hidden part; call `update_mode` when all are loaded."""
         at = _SEGMENTS + 3 * index
-        access = segment.access
-        flags = 0 if access & UNUSABLE and index != SegmentIndex.SS else (access & 0xF0FF) << 8
-        if access & UNUSABLE:
-            flags &= ~(0x80 << 8)
-        if index == SegmentIndex.TR:
-            flags &= ~(_BUSY << 8)  # the engine gives up on a call gate's TSS that is busy
         words = self.words
         words[at] = segment.selector
         words[at + 1] = segment.base
-        words[at + 2] = segment.limit | flags << 32
+        words[at + 2] = segment.limit | flags_of(index, segment.access) << 32
 
     def table(self, index: int) -> tuple[int, int]:
         """Return base and limit of GDTR or IDTR."""
