@@ -15,6 +15,7 @@ from turducken.hypervisor import ShadowPolicyName
 from turducken.machine.boot import Module
 from turducken.machine.boot.container import read_file
 from turducken.mmu.policy import POLICIES
+from turducken.symbols import read_symbols
 from turducken.system import (
     DEFAULT_IMAGE,
     DEFAULT_MODE,
@@ -115,6 +116,17 @@ Watch = Annotated[
         "summary shows. Repeatable.",
     ),
 ]
+SymbolFiles = Annotated[
+    list[str],
+    typer.Option(
+        "--symbols",
+        metavar="FILE[@ADDRESS]",
+        rich_help_panel=SHOW,
+        help="Further names and source lines, of L1's or L2's code: an ELF file or a System.map; "
+        "ADDRESS (hexadecimal): where its first address is, if not where it was linked. "
+        "Repeatable.",
+    ),
+]
 Seed = Annotated[
     int,
     typer.Option(
@@ -163,6 +175,7 @@ class SystemChoices:
     seed: int = 0
     watch: tuple[str, ...] = ()
     apps: tuple[str, ...] = ()
+    symbols: tuple[str, ...] = ()
 
     def resolve(self) -> SystemOptions:
         """Read the files; raise what `turducken.cli.errors.is_users` knows."""
@@ -179,6 +192,7 @@ class SystemChoices:
             seed=self.seed,
             watch=[_address(one) for one in self.watch] or NOTED_ADDRESSES,
             apps=[parse_request(one) for one in self.apps],
+            symbols=[read_symbols(one) for one in self.symbols],
         )
         options.check()
         return options

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Any
 
 from turducken.check import Finding, Sanitizer
-from turducken.check.symbols import Names
 from turducken.system import System
 
 STRICT = "strict"
@@ -18,7 +17,7 @@ class Findings:
     """
 
     def __init__(self, system: System) -> None:
-        self._names = Names(system.options.image)
+        self._names = system.names
         self._sanitizer = Sanitizer(system.machine, system.hypervisor)
         self._sanitizer.on_finding = self._on_finding
         self.show: Callable[[str], None] | None = None

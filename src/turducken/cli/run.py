@@ -87,6 +87,7 @@ def run(
     watch: choices.Watch = [],  # noqa: B006 - Typer copies it
     snapshot: SnapshotOption = None,
     sanitize: choices.Sanitize = None,
+    symbols: choices.SymbolFiles = [],  # noqa: B006 - Typer copies it
 ) -> int:
     """Run an image on the machine."""
     chosen = choices.SystemChoices(
@@ -102,6 +103,7 @@ def run(
         seed,
         tuple(watch),
         tuple(app),
+        tuple(symbols),
     )
     stops = choices.make_stops(until, fail_on, max_instructions)
     if console == json == STDOUT:

@@ -87,9 +87,8 @@ def _unclaimed(system: System, result: Result) -> Table:
     for name in ("address", "bytes", "value", "cpu"):
         table.add_column(name, justify="right")
     table.add_column("from")
-    symbols = system.boot_state.symbols
     for one in result.unclaimed[:_MOST_UNCLAIMED]:
-        place = symbols.describe(one.rip)
+        place = system.names.describe(one.rip)
         where = f"{one.rip:#x}" + (f" ({place})" if place else "")
         cells = (one.size, f"{one.value:#x}", one.cpu, where)
         table.add_row(one.kind.value, f"{one.address:#x}", *(str(cell) for cell in cells))

@@ -11,6 +11,7 @@ from turducken.cpu.surroundings import Activity
 from turducken.hypervisor import Hypervisor, UnsuitableProcessorError
 from turducken.machine.boot import BootState
 from turducken.machine.machine import Machine, MachineOptions, Outcome
+from turducken.symbols import Names
 from turducken.system import nested, start
 from turducken.system.console import Console, Watch
 from turducken.system.errors import SetupError
@@ -46,6 +47,7 @@ class System:
     def __init__(self, options: SystemOptions) -> None:
         options.check()
         self.options = options
+        self.names = Names(options.image, options.symbols)
         self.console = Console()
         self.matched: str | None = None
         self.machine = _make_machine(options, self.console)
@@ -129,7 +131,7 @@ class System:
             exits=dict(processor.statistics.exits),
             triple_faults=processor.statistics.triple_faults,
             rip=rip,
-            place=self.boot_state.symbols.describe(rip),
+            place=self.names.describe(rip),
             state=state_name(processor),
         )
 

@@ -13,6 +13,7 @@ from turducken.machine.firmware.install import MOST_PROCESSORS
 from turducken.machine.firmware.memory_map import SMALLEST_RAM
 from turducken.memory.physical import HIGH_BASE, LOW_LIMIT
 from turducken.mmu.policy import POLICIES as TLB_POLICIES
+from turducken.symbols import SymbolFile
 from turducken.system.errors import SetupError
 from turducken.vmx.profile import Profile, load_profile
 
@@ -66,6 +67,8 @@ class SystemOptions:
     """Applications on L0 (nested mode)."""
     native: bool = True
     """Whether the engine's preemption may use generated machine code; the run is the same."""
+    symbols: Sequence[SymbolFile] = ()
+    """Symbol files besides the image, for whatever names addresses."""
     observed: bool = False
     """Whether translations can be followed, as the sanitizer does; the run is the same."""
 

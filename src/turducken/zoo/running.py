@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from turducken.apps import AppRequest
 from turducken.check import Finding, Sanitizer
 from turducken.check.changes import Actor
-from turducken.check.symbols import Names
 from turducken.hypervisor import Faults, HypervisorError, ShadowPolicyName
 from turducken.hypervisor.events import Event, Exited
+from turducken.symbols import Names
 from turducken.system import Mode, Stops, System, SystemOptions, find_image
 from turducken.vmx.exit_reasons import ExitReason
 from turducken.zoo.app import ZooApp
@@ -149,7 +149,7 @@ def run_form(
         options.mode,
         tuple(trouble) or evidence_of(result, NOTE_PAGE),
         tuple(sanitizer.findings),
-        Names(options.image),
+        system.names,
         passed=result.exit_status == 0 and not trouble,
         is_skipped=is_skipped(result.console),
         instructions=result.instructions,

@@ -1,4 +1,4 @@
-"""Names for addresses of an image: function and offset, and the source line where DWARF has it."""
+"""Source lines of addresses, from DWARF's line tables."""
 
 from bisect import bisect_right
 from pathlib import PurePosixPath
@@ -6,33 +6,25 @@ from pathlib import PurePosixPath
 from elftools.common.exceptions import ELFError
 from elftools.dwarf.dwarfinfo import DWARFInfo
 
-from turducken.machine.boot import BootImage
+from turducken.machine.boot.elf import ElfImage
 
 
-class Names:
-    """Describes addresses of one image; DWARF is read when the first one is asked for."""
+class Lines:
+    """An ELF file's line tables; they are read when the first line is asked for."""
 
-    def __init__(self, image: BootImage) -> None:
-        self._image = image
+    def __init__(self, elf: ElfImage | None) -> None:
+        self._elf = elf
         self._lines: list[tuple[int, str | None]] | None = None
 
-    def describe(self, address: int) -> str | None:
-        """Return ``function+0x12, file.c:34``, as much of it as is known."""
-        name, line = self._image.symbols.describe(address), self.line(address)
-        if name is None or line is None:
-            return name or line
-        return f"{name}, {line}"
-
-    def line(self, address: int) -> str | None:
-        """Return ``file.c:34``, or None."""
+    def at(self, address: int) -> str | None:
+        """Return ``file.c:34`` for an address as the file was linked, or None."""
         if self._lines is None:
             self._lines = sorted(self._read(), key=lambda one: one[0])
         index = bisect_right(self._lines, address, key=lambda one: one[0]) - 1
         return self._lines[index][1] if index >= 0 else None
 
     def _read(self) -> list[tuple[int, str | None]]:
-        elf = self._image.elf
-        dwarf = None if elf is None else elf.debug_information()
+        dwarf = None if self._elf is None else self._elf.debug_information()
         if dwarf is None:
             return []
         try:

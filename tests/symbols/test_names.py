@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from turducken.check.symbols import Names
-from turducken.machine.boot import load_image
+from turducken.machine.boot import ImageError, load_image
+from turducken.symbols import Names, read_symbols
 from turducken.system import find_image
 
 SOURCE = """\
@@ -46,11 +46,40 @@ def test_function_and_line(tmp_path: Path, dwarf: str) -> None:
         assert names.describe(address) == "second"
         return
     assert names.describe(address) == "second, guest.c:5"
-    assert names.line(address + 4) == "guest.c:6"
-    assert names.line(0x10) is None
+    assert names.describe(address + 4) == "second+0x4, guest.c:6"
+    assert names.describe(0x10) is None
+    (tmp_path / "more.elf").write_bytes((tmp_path / "guest.elf").read_bytes())
+    moved = Names(find_image("lhv-amd64"), [read_symbols(f"{tmp_path}/more.elf@7000000")])
+    assert moved.describe(address - 0x10_0000 + 0x700_0004) == "second+0x4, guest.c:6"
 
 
 def test_an_image_without_lines() -> None:
     names = Names(find_image("lhv-amd64"))
-    assert names.line(0x10_0000) is None
     assert names.describe(0) is None
+
+
+MAP = """\
+0000000000000000 A fixed_percpu_data
+ffffffff81000000 T _text
+ffffffff81000040 t start_kernel
+ffffffff82000000 D jiffies
+"""
+
+
+def test_a_kernels_map(tmp_path: Path) -> None:
+    (tmp_path / "System.map").write_text(MAP)
+    image = find_image("lhv-amd64")
+    names = Names(image, [read_symbols(f"{tmp_path}/System.map")])
+    assert names.describe(0xFFFF_FFFF_8100_0044) == "start_kernel+0x4"
+    elsewhere = Names(image, [read_symbols(f"{tmp_path}/System.map@ffffffffa0000000")])
+    assert elsewhere.describe(0xFFFF_FFFF_A000_0044) == "start_kernel+0x4"
+
+
+@pytest.mark.parametrize(
+    ("content", "address", "words"),
+    [(b"nothing", "", "no symbols"), (MAP.encode(), "@zz", "no hexadecimal address")],
+)
+def test_unusable_symbol_files(tmp_path: Path, content: bytes, address: str, words: str) -> None:
+    (tmp_path / "file").write_bytes(content)
+    with pytest.raises(ImageError, match=words):
+        read_symbols(f"{tmp_path}/file{address}")

@@ -1,0 +1,28 @@
+"""One place that names addresses, whoever asks: sanitizer, diagnoses, summary, report."""
+
+from collections.abc import Sequence
+
+from turducken.machine.boot import BootImage
+from turducken.symbols.files import SymbolFile
+from turducken.symbols.lines import Lines
+
+
+class Names:
+    """Describes addresses by an image's symbols and those of further files, which go first.
+
+    What has been described once is remembered.
+    """
+
+    def __init__(self, image: BootImage, files: Sequence[SymbolFile] = ()) -> None:
+        own = SymbolFile(image.name, image.symbols, Lines(image.elf))
+        self._image = own
+        self._files = (*files, own)
+        self._known: dict[int, str | None] = {}
+
+    def describe(self, address: int) -> str | None:
+        """Return ``function+0x12, file.c:34``, as much of it as is known."""
+        if address not in self._known:
+            found = (one.describe(address) for one in self._files)
+            named = next((one for one in found if one is not None), None)
+            self._known[address] = named or self._image.lines.at(address)
+        return self._known[address]
