@@ -62,6 +62,8 @@ _STI = b"\xfb"
 MAX_INSTRUCTION = 15
 """Bytes that an instruction has at most."""
 
+MOST_IDLE_EXITS = 16
+"""VM exits without an instruction between them after which a processor's turn is over."""
 SPIN_COST = 1000
 """Nanoseconds that a turn of busy waiting in root software takes."""
 
@@ -248,9 +250,16 @@ class Processor:
     def run(self, budget: int) -> None:
         """Run for about ``budget`` instructions, or until the processor has nothing to do."""
         engine = self.engine
-        end = engine.executed + budget
+        executed = engine.executed
+        end = executed + budget
+        exits = 0
         while engine.executed < end:
             if self.root is not None and self.guest is None:
+                if engine.executed != executed:
+                    executed, exits = engine.executed, 0
+                elif exits == MOST_IDLE_EXITS:
+                    return
+                exits += 1
                 if not self._run_root():
                     return
                 continue

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from turducken.cpu.processor import Processor
 from turducken.hypervisor import Vcpu
 from turducken.hypervisor.ept_table import EptTable, page_of
-from turducken.hypervisor.events import Event, ShadowFilled
+from turducken.hypervisor.events import Event, L1Stopped, ShadowFilled
 from turducken.mmu.faults import Fault
 from turducken.mmu.mmu import Access
 from turducken.mmu.observed import ObservedMmu
@@ -89,7 +89,7 @@ class Judge:
     def turn(self) -> None:
         """Every processor has had a turn."""
         for vcpu in self._hypervisor.vcpus:
-            is_waiting = not vcpu.in_guest and not vcpu.is_stopped
+            is_waiting = not vcpu.in_guest and vcpu.stopped is None
             count = self._waits.get(vcpu.index, 0) + 1 if is_waiting else 0
             self._waits[vcpu.index] = count
             if count > WAITING_TURNS:
@@ -98,6 +98,8 @@ class Judge:
     def _look_at_event(self, event: Event) -> None:
         if isinstance(event, ShadowFilled):
             self._leads_elsewhere(event.entry, event.shift, "EPT02")
+        elif isinstance(event, L1Stopped) and event.kind.is_mistake:
+            raise FoundError(event.kind.value, event.why)
 
     # Afterwards
 

@@ -2,12 +2,15 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum
 from typing import Literal
 
 Level = Literal[1, 2]
 """Which guest a VM exit came from."""
 Handler = Literal["L0", "L1", "app"]
 """Who a VM exit was for."""
+Guest = Literal["L1", "L2", "app"]
+"""Who runs in non-root operation; "app": a guest of a hypapp's own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,12 +88,38 @@ class Shootdown:
     waited: tuple[int, ...]
 
 
+class StopKind(Enum):
+    """Why a processor of L1's stopped for good."""
+
+    TRIPLE_FAULT = "triple-fault"
+    VMX_ABORT = "vmx-abort"
+    ENTRY_REFUSED = "entry-refused"
+    """A VM entry of L0's own does not pass the processor's checks."""
+    UNEXPECTED_EXIT = "unexpected-exit"
+    """A VM exit that L0's controls do not ask for."""
+
+    @property
+    def is_mistake(self) -> bool:
+        """Tell whether L0 is to blame, whatever L1 did."""
+        return self in (StopKind.ENTRY_REFUSED, StopKind.UNEXPECTED_EXIT)
+
+
 @dataclass(frozen=True, slots=True)
 class L1Stopped:
-    """A processor of L1's stopped for good: a triple fault or a VMX abort."""
+    """A processor of L1's stopped for good."""
 
     processor: int
     why: str
+    """In words, with the broken rule's text and citation where there is one."""
+    kind: StopKind
+    guest: Guest
+    """Whose VMCS was current; its exit information follows."""
+    reason: int
+    """The exit-reason field, bit 31 included."""
+    qualification: int
+    rip: int
+    rule: str | None = None
+    """The id of the check of VM entry that was not passed (`turducken.vmx.checks`)."""
 
 
 Event = (

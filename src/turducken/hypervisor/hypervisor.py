@@ -9,7 +9,7 @@ from turducken.hypervisor import l1_exits, l2_exits
 from turducken.hypervisor.boot import BootRegisters
 from turducken.hypervisor.capabilities import CAPABILITY_MSRS, Offer
 from turducken.hypervisor.ept01 import W
-from turducken.hypervisor.events import Events
+from turducken.hypervisor.events import Events, L1Stopped
 from turducken.hypervisor.faults import Faults
 from turducken.hypervisor.frames import FrameAllocator
 from turducken.hypervisor.hypapp import Ept01Sharing, Hypapp
@@ -111,6 +111,11 @@ class Hypervisor:
                 pages.append(page)
             self._access_bitmaps = pages[0], pages[1]
         return self._access_bitmaps
+
+    @property
+    def stopped(self) -> tuple[L1Stopped, ...]:
+        """What ended processors of L1's for good."""
+        return tuple(one.stopped for one in self.vcpus if one.stopped is not None)
 
     # The program
 

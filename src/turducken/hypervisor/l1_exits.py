@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from turducken.address import Gpa1
 from turducken.arch.exceptions import Vector
 from turducken.arch.registers import CR0, CR4
-from turducken.hypervisor import boot
+from turducken.hypervisor import boot, stopping
 from turducken.hypervisor.operands import is_64bit_mode, read_gpr
 from turducken.hypervisor.vmx_instructions import HANDLERS as VMX_HANDLERS
 from turducken.vmx import vmcs_fields as f
@@ -46,7 +46,7 @@ def on_nmi_window(vcpu: "Vcpu") -> "Handling":
 
 def on_triple_fault(vcpu: "Vcpu") -> "Handling":
     """L1's processor shuts down, and with it the machine, as it would without L0."""
-    vcpu.stop_l1("triple fault")
+    vcpu.stop_l1(stopping.triple_fault(vcpu))
     return None
 
 
@@ -126,7 +126,7 @@ def on_cr_access(vcpu: "Vcpu") -> "Handling":
         old = vcpu.cr0_of_l1
         return _write_cr0(vcpu, old & ~_LMSW_BITS | source | old & _PE)
     if access != CrAccess.MOV_TO:
-        raise AssertionError(f"control-register exit {qualification:#x} that L0 did not ask for")
+        return on_unexpected(vcpu)
     register = _CR_REGISTER.get(qualification)
     value = read_gpr(vcpu.processor, vcpu.vmcs01, register)
     if not is_64bit_mode(vcpu.vmcs01):
@@ -217,11 +217,8 @@ def refuse(vcpu: "Vcpu") -> "Handling":
 
 def on_unexpected(vcpu: "Vcpu") -> "Handling":
     """An exit that L0's controls do not ask for."""
-    vmcs = vcpu.vmcs01
-    raise AssertionError(
-        f"unexpected VM exit of L1: reason {vmcs.read(f.EXIT_REASON)},"
-        f" qualification {vmcs.read(f.EXIT_QUALIFICATION):#x}"
-    )
+    vcpu.stop_l1(stopping.unexpected_exit(vcpu))
+    return None
 
 
 HANDLERS: "dict[int, Callable[[Vcpu], Handling]]" = {

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from turducken.address import PAGE_SIZE, Gpa1, Gpa2
 from turducken.arch.exceptions import Vector
+from turducken.hypervisor import stopping
 from turducken.hypervisor.events import ShadowFilled
 from turducken.hypervisor.l1_exits import on_rdmsr, on_wrmsr
 from turducken.hypervisor.shadow.compose import (
@@ -274,9 +275,10 @@ def _without_ept12(vcpu: "Vcpu", gpa2: Gpa2, qualification: int) -> "Handling":
 
 
 def _on_ept_misconfiguration(vcpu: "Vcpu") -> "Handling":
-    raise AssertionError(
-        f"EPT02 is misconfigured at {vcpu.current.read(f.GUEST_PHYSICAL_ADDRESS):#x}"
-    )
+    """EPT02 is L0's own: a mistake."""
+    address = vcpu.current.read(f.GUEST_PHYSICAL_ADDRESS)
+    vcpu.stop_l1(stopping.unexpected_exit(vcpu, f"EPT02 is misconfigured at {address:#x}"))
+    return None
 
 
 _ROUTES: "dict[int, Callable[[Vcpu], Handling]]" = {

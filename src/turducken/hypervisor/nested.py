@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from turducken.address import PAGE_SIZE, Gpa1, Hpa
 from turducken.arch import msr
 from turducken.arch.registers import CR0, CR3, CR4, EFER
+from turducken.hypervisor import stopping
 from turducken.hypervisor.events import GivenToL1, NestedEntry
 from turducken.hypervisor.host_state import (
     HostImage,
@@ -36,6 +37,7 @@ from turducken.paging import entries as e
 from turducken.paging.formats import Features
 from turducken.vmx import vmcs_fields as f
 from turducken.vmx.checks import EntryChecker
+from turducken.vmx.checks.guest_state import LINK_RULES
 from turducken.vmx.controls import Entry, PinBased, Primary, Secondary
 from turducken.vmx.exit_fields import EXIT_FIELDS
 from turducken.vmx.exit_information import (
@@ -514,7 +516,7 @@ class Nested:
         was_nmi = reason == ExitReason.EXCEPTION_OR_NMI and _is_nmi(information)
         self._load_host(context, was_nmi=was_nmi)
         if not stored:
-            vcpu.abort_l1("MSRs stored by a VM exit")
+            vcpu.stop_l1(stopping.vmx_abort(vcpu, "MSRs stored by a VM exit"))
 
     def _save_guest(self, context: Context) -> None:
         """SDM 3C, "Saving Guest State": what is not saved stays as L1 wrote it."""
@@ -564,10 +566,10 @@ class Nested:
         vcpu.in_l2 = False
         vcpu.select(vmcs01)
         if image.is_pae and not vcpu.load_l1_pdptes(vmcs12.read(f.HOST_CR3)):
-            vcpu.abort_l1("PDPTEs of the host state")
+            vcpu.stop_l1(stopping.vmx_abort(vcpu, "PDPTEs of the host state"))
             return
         if not self.lists.load_on_exit(vmcs12):
-            vcpu.abort_l1("MSRs loaded by a VM exit")
+            vcpu.stop_l1(stopping.vmx_abort(vcpu, "MSRs loaded by a VM exit"))
 
     # Failed entries
 
@@ -582,13 +584,24 @@ class Nested:
         self._load_host(context, was_nmi=False)
 
     def entry_failed(self, reason: int, qualification: int) -> None:
-        """The processor refused VMCS02 for what L1 put into VMCS12: L1 gets that failure."""
-        context = self.current
+        """The processor refused VMCS02: for what L1 put into VMCS12 or its MSR list, or made of it.
+
+        L1 gets that failure. What only L0 has a hand in is a mistake of L0's, and ends L1.
+        """
+        vcpu, context = self._vcpu, self.current
         assert context is not None
+        if reason == ExitReason.ENTRY_FAILURE_GUEST_STATE and not self._is_l1s_doing():
+            vcpu.stop_l1(stopping.refused_entry(vcpu))
+            return
         if self._launching:
             context.vmcs12.set_clear()
-        self._vcpu.shadow.leave()
+        vcpu.shadow.leave()
         self._fail_entry(context, reason, qualification)
+
+    def _is_l1s_doing(self) -> bool:
+        """Tell whether L1 or L2 can have changed what a check of VM entry reads in memory."""
+        broken = stopping.broken_rule(self._vcpu)
+        return broken is not None and broken.rule in LINK_RULES
 
 
 _PAT = 0x0007_0406_0007_0406

@@ -7,7 +7,7 @@ from turducken.address import Gpa1, Gpa2, Hpa, is_canonical
 from turducken.arch import msr
 from turducken.arch.memory_types import MemoryType
 from turducken.arch.registers import CR0, CR3, EFER, RFLAGS
-from turducken.hypervisor import boot
+from turducken.hypervisor import boot, stopping
 from turducken.hypervisor.capabilities import check_suitable, offered_to_l1, read_capabilities
 from turducken.hypervisor.ept01 import Ept01
 from turducken.hypervisor.ept_table import EptTable
@@ -45,7 +45,6 @@ from turducken.vmx.exit_information import (
     interruption,
 )
 from turducken.vmx.exit_reasons import ENTRY_FAILURE, ExitReason
-from turducken.vmx.instruction_errors import InstructionError
 from turducken.vmx.instructions import INVEPT_SINGLE_CONTEXT, INVVPID_SINGLE_CONTEXT
 from turducken.vmx.interface import VmStatus, VmxProcessor, Wait
 from turducken.vmx.vmcs import Vmcs
@@ -109,7 +108,8 @@ class Vcpu:
         self.in_guest = False
         """The processor runs a guest at this moment, not L0."""
         self.init_pending = False
-        self.is_stopped = False
+        self.stopped: L1Stopped | None = None
+        """What ended L1's processor for good."""
         self.explained: dict[int, Explanation] = {}
         """For watched addresses of L2's: through which entries each went last."""
         self.has_open_tables = False
@@ -291,13 +291,14 @@ class Vcpu:
         l1_handlers, l2_handler = system.l1_handlers, system.l2_handler
         slots01 = self.vmcs01.slots
         reason_slot = f.EXIT_REASON.slot
-        while not self.is_stopped:
+        while self.stopped is None:
             if self._uses_requests:
                 while self.is_held:
                     self.serve_requests()
                     yield Wait.OTHERS
                 self._before_entry()
-            self._enter()
+            if not self._enter():
+                break
             self.in_guest = True
             yield Wait.GUEST
             self.in_guest = False
@@ -312,7 +313,8 @@ class Vcpu:
                 counts = self.statistics.exits_l1
                 counts[reason] = counts.get(reason, 0) + 1
                 if reason & ENTRY_FAILURE:
-                    raise HypervisorError(self._describe_refusal())
+                    self.stop_l1(stopping.refused_entry(self))
+                    break
                 self.is_launched01 = True
                 if self.events.subscribers:
                     self.publish_exit(1, "L0")
@@ -329,7 +331,8 @@ class Vcpu:
         self.ept01.written.clear()
         yield from self.system.watch_tables.release(self, pages)
 
-    def _enter(self) -> None:
+    def _enter(self) -> bool:
+        """Enter the guest of the current VMCS; False where that has ended L1's processor."""
         if self.app_guest is not None:
             is_launched = self.app_guest.is_launched
         elif self.in_l2:
@@ -341,24 +344,12 @@ class Vcpu:
         processor = self.processor
         status = processor.vmresume() if is_launched else processor.vmlaunch()
         if status is VmStatus.SUCCEED:
-            return
+            return True
         is_l2s = self.in_l2 and self.app_guest is None
-        if not is_l2s or not self.nested.reentry_refused():
-            raise HypervisorError(self._describe_refusal())
-        self._enter()
-
-    def _describe_refusal(self) -> str:
-        error = self.current.read(f.VM_INSTRUCTION_ERROR)
-        name = "VMCS02" if self.in_l2 else "VMCS01"
-        name = "an application's VMCS" if self.app_guest is not None else name
-        reason = self.current.read(f.EXIT_REASON)
-        qualification = self.current.read(f.EXIT_QUALIFICATION)
-        known = error in InstructionError._value2member_map_
-        meaning = InstructionError(error).meaning if known else "no error number"
-        return (
-            f"processor {self.index}: VM entry with {name} was refused: {meaning}"
-            f" (exit reason {reason:#x}, qualification {qualification:#x})"
-        )
+        if is_l2s and self.nested.reentry_refused():
+            return self._enter()
+        self.stop_l1(stopping.refused_entry(self, status))
+        return False
 
     def _before_entry(self) -> None:
         """Do what other processors have asked for, and take the NMI that told of it."""
@@ -520,19 +511,17 @@ class Vcpu:
             self.count_reflected(ExitReason.TRIPLE_FAULT)
             self.nested.exit_to_l1(ExitReason.TRIPLE_FAULT, 0)
         else:
-            self.stop_l1("triple fault")
+            self.stop_l1(stopping.triple_fault(self))
 
-    def stop_l1(self, why: str) -> None:
-        """L1's processor has come to a triple fault: L0 gives the processor up."""
-        self.is_stopped = True
+    def stop_l1(self, what: L1Stopped) -> None:
+        """L1's processor is at its end, for a reason of `turducken.hypervisor.stopping`."""
+        if self.stopped is not None:
+            return
+        self.stopped = what
         for app in self.system.apps:
-            app.on_shutdown(self, why)
+            app.on_shutdown(self, what.why)
         if self.events.subscribers:
-            self.events.publish(L1Stopped(self.index, why))
-
-    def abort_l1(self, why: str) -> None:
-        """A VMX abort of L1: SDM 3C, "VMX Aborts"."""
-        self.stop_l1(f"VMX abort: {why}")
+            self.events.publish(what)
 
     def reset_l1(self) -> None:
         """INIT outside VMX operation: L1's processor waits for a SIPI."""

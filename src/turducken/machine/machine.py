@@ -38,6 +38,8 @@ QUANTUM_ALONE = 1_000_000
 """The same, on a machine with one processor."""
 PORT_NANOSECONDS = 1000
 MMIO_NANOSECONDS = 100
+STUCK_TURNS = 5_000
+"""Turns of busy processors in which none executes an instruction, after which none ever will."""
 
 
 class Outcome(Enum):
@@ -49,6 +51,8 @@ class Outcome(Enum):
     TRIPLE_FAULT = "triple-fault"
     HALTED = "halted"
     LIMIT = "limit"
+    STUCK = "stuck"
+    """VM exit follows VM exit, or a wait another, and no processor executes an instruction."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +112,7 @@ class Machine:
         self._started_at = self._turn_began = self._turn_ends = 0
         self._random = random.Random(options.seed)
         self._limit: int | None = None
+        self._idle_turns = self._last_instructions = 0
         self.mtrrs = [
             Mtrrs(maxphyaddr=options.profile.cpu.physical_address_bits) for _ in range(options.cpus)
         ]
@@ -280,8 +285,19 @@ class Machine:
                 return
         if not busy:
             self._skip_idle_time()
+        elif self._is_stuck():
+            self.end(Outcome.STUCK)
         elif self._limit is not None and self.instructions >= self._limit:
             self.end(Outcome.LIMIT)
+
+    def _is_stuck(self) -> bool:
+        """Tell, after a turn of busy processors, whether nothing will come of it any more."""
+        instructions = self.instructions
+        if instructions != self._last_instructions:
+            self._last_instructions, self._idle_turns = instructions, 0
+            return False
+        self._idle_turns += 1
+        return self._idle_turns >= STUCK_TURNS
 
     def _timer_wakes(self, processor: Processor) -> bool:
         """Tell an idle processor whose VMX-preemption timer has expired; return if it has."""

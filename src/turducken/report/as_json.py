@@ -38,6 +38,19 @@ def result_as_dict(system: System, result: Result) -> dict[str, Any]:
             "dropped": result.tlb.dropped,
             "invalidations": dict(sorted(result.tlb.invalidations.items())),
         },
+        "stopped": [
+            {
+                "cpu": one.processor,
+                "kind": one.kind.value,
+                "why": one.why,
+                "guest": one.guest,
+                "exit_reason": one.reason,
+                "qualification": one.qualification,
+                "rip": one.rip,
+                "rule": one.rule,
+            }
+            for one in result.stopped
+        ],
         "journeys": journeys_as_list(result),
         "unclaimed": [
             {

@@ -1,5 +1,6 @@
 """Numbers and outcomes in words."""
 
+from turducken.hypervisor.events import StopKind
 from turducken.machine.machine import Outcome
 from turducken.system import Result
 
@@ -7,6 +8,7 @@ _OUTCOMES = {
     Outcome.TRIPLE_FAULT: "triple fault",
     Outcome.HALTED: "all processors halted for good",
     Outcome.LIMIT: "the limit of instructions was reached",
+    Outcome.STUCK: "stuck: VM exits or waits without an instruction between them",
 }
 
 
@@ -17,6 +19,9 @@ def outcome_in_words(result: Result) -> str:
         return f"the guest ended the run with {result.code} ({verdict})"
     if result.outcome in (Outcome.UNTIL, Outcome.FAIL_ON):
         return f"--{result.outcome.value} matched: {result.matched}"
+    told = [one for one in result.stopped if one.kind is not StopKind.TRIPLE_FAULT]
+    if result.outcome is Outcome.TRIPLE_FAULT and told:
+        return "; ".join(f"processor {one.processor} was stopped: {one.why}" for one in told)
     return _OUTCOMES[result.outcome]
 
 

@@ -108,6 +108,7 @@ class System:
             console=self.console.text,
             journeys=() if hypervisor is None else tuple(nested.journeys(hypervisor, self.options)),
             unclaimed=tuple(machine.unclaimed),
+            stopped=() if hypervisor is None else hypervisor.stopped,
         )
 
     def exit_counts(self) -> tuple[ExitCount, ...]:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from turducken.hypervisor.events import L1Stopped
 from turducken.hypervisor.explain import Explanation
 from turducken.machine.machine import Outcome, Unclaimed
 
@@ -61,6 +62,8 @@ class Result:
     journeys: Sequence[Explanation] = field(default=())
     """Where L2's addresses went (nested mode)."""
     unclaimed: Sequence[Unclaimed] = field(default=())
+    stopped: Sequence[L1Stopped] = field(default=())
+    """Processors of L1's that L0 has given up, and why (nested mode)."""
 
     @property
     def instructions(self) -> int:

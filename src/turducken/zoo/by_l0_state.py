@@ -114,9 +114,9 @@ SCENARIOS = (
             "current, or from L1's registers, and four entries of something else go into the "
             "guest state."
         ),
-        faulty="L1's top-level table is no PDPT: the entry fails with reason 33, qualification 2.",
+        faulty="L1's top-level table is no PDPT: the processor refuses L0's entry of L2.",
         fixed="The PDPTEs come from the CR3 that is being loaded.",
-        failure="exit reason 33 (failed entry)",
+        failure="VM entry with VMCS02 was refused",
         fault="pdptes_from_wrong_cr3",
     ),
     _lhv(

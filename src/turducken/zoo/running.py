@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from turducken.apps import AppRequest
 from turducken.check import Finding, Sanitizer
 from turducken.check.changes import Actor
-from turducken.hypervisor import Faults, HypervisorError, ShadowPolicyName
+from turducken.hypervisor import Faults, ShadowPolicyName
 from turducken.hypervisor.events import Event, Exited
 from turducken.symbols import Names
 from turducken.system import Mode, Stops, System, SystemOptions, find_image
@@ -140,9 +140,10 @@ def run_form(
     trouble: list[str] = []
     try:
         result = system.run(Stops(max_instructions=MOST_INSTRUCTIONS), on_turn)
-    except (HypervisorError, _StuckError) as error:
+    except _StuckError as error:
         trouble.append(f"L0: {error}")
         result = system.result()
+    trouble += [f"L0: {one.why}" for one in result.stopped if one.kind.is_mistake]
     return FormResult(
         scenario,
         form,
