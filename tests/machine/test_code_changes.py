@@ -1,7 +1,7 @@
 """Code that changes while it is executed: by itself, by another processor, from outside."""
 
 import pytest
-from cpu_support import CODE, CODE64, RAX, RCX, Pc, segment
+from cpu_support import ALL, CODE, CODE64, RAX, RCX, RSI, Pc, segment
 
 from turducken.cpu.control_registers import sync_mmu
 from turducken.cpu.surroundings import Activity
@@ -67,3 +67,42 @@ def test_code_written_from_outside_is_executed_as_it_is() -> None:
     pc.put(CODE, "ffc1 f4")
     assert pc.run(1000) is Outcome.HALTED
     assert pc.state.gpr[RCX] == 1
+
+
+ALIAS = 0x80_0000
+"""Where the alias of `CODE`'s page is mapped, beyond RAM's own addresses."""
+
+
+def with_alias(code: str, **options: object) -> Pc:
+    pc = Pc(**options).long(code)  # type: ignore[arg-type]
+    assert pc.table is not None
+    pc.table.map(ALIAS, OTHER, 0x1000, ALL, max_shift=12)
+    return pc
+
+
+@pytest.mark.parametrize("native", [True, False])
+@pytest.mark.parametrize("cpus", [1, 2])
+@pytest.mark.parametrize("tlb", ["keep", "drop"])
+def test_code_changed_through_another_linear_address(native: bool, cpus: int, tlb: str) -> None:
+    """MOV EAX, n; RET is written at `OTHER` and called at `ALIAS`, n from 50 down; RSI sums up."""
+    code = (
+        "bb32000000 c604250000 0300b8 c604250500 0300c3"  # mov ebx, 50; mov byte .., 0b8h; .., 0c3h
+        "891c2501000300 b900008000 ffd1 01c6 ffcb 75dc f4"  # mov [OTHER + 1], ebx; call ALIAS
+    )
+    pc = with_alias(code, native=native, cpus=cpus, tlb=tlb)
+    assert pc.run() is Outcome.HALTED
+    assert pc.state.gpr[RSI] == 50 * 51 // 2
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_what_is_written_over_code_is_known_for_what_it_is(native: bool) -> None:
+    """A block of the same size becomes RDRAND, which is not the engine's, and two NOPs again."""
+    run = "b900008000 ffd1"  # mov ecx, ALIAS; call rcx
+    code = (
+        "c70425 00000300 90 90 90 c3" + run + "c70425 00000300 0f c7 f0 c3" + run + "89c6" + run
+        + "c70425 00000300 90 90 90 c3" + run + "f4"
+    )  # fmt: skip
+    pc, other = with_alias(code, native=native), with_alias(code, native=native)
+    assert pc.run() is other.run() is Outcome.HALTED
+    assert pc.state.gpr[RSI] == other.state.gpr[RSI] != 0  # repeatable: not the host's
+    assert pc.state.gpr[RAX] != pc.state.gpr[RSI]

@@ -12,10 +12,12 @@ from collections.abc import Callable
 from typing import Any
 
 from turducken.cpu.engine import library
+from turducken.cpu.engine.blocks import SLOTS as _SLOTS
+from turducken.cpu.engine.blocks import TABLE as _TABLE
+from turducken.cpu.engine.blocks import place_of, translation_hook
 from turducken.cpu.engine.native import generate
 
-_SLOTS = 1 << 16
-_BUDGET, _STOP, _SLOW, _FLAGS, _WATCHED, _TABLE = 0, 1, 2, 3, 4, 6
+_BUDGET, _STOP, _SLOW, _FLAGS, _WATCHED = range(5)
 
 # A block is known by its linear address and byte size; the table remembers its instruction count.
 _CODE = f"""
@@ -77,8 +79,9 @@ class Budget:
     """How many instructions the engine may still begin, counted per block.
 
     ``on_new_block(address, size)`` sees each block once before it counts (perhaps again after the
-    small table has forgotten it) and returns the number of instructions in it, or None if it has
-    stopped the engine before a block that must be seen every time. ``flags`` is where RFLAGS is in
+    small table has forgotten it, or the engine has translated it anew) and returns the number of
+    instructions in it, or None if it has stopped the engine before a block that must be seen every
+    time; and whether the number may be remembered. ``flags`` is where RFLAGS is in
     this process while the engine runs.
     """
 
@@ -86,7 +89,7 @@ class Budget:
         self,
         handle: int,
         flags: int,
-        on_new_block: Callable[[int, int], int | None],
+        on_new_block: Callable[[int, int], tuple[int | None, bool]],
         *,
         native: bool = True,
     ) -> None:
@@ -102,6 +105,7 @@ class Budget:
         self._fallback = library.BLOCK_HOOK(self._count_block)
         self.hook: Any = (generate("block", _CODE) if native else None) or self._fallback
         self.data = ctypes.addressof(self._data)
+        self.translation_hook = translation_hook(self.words, native=native)
 
     @property
     def left(self) -> int:
@@ -120,22 +124,17 @@ class Budget:
         """Forget all counts (when translated code is dropped)."""
         ctypes.memset(self.data + 8 * _TABLE, 0, 16 * _SLOTS)
 
-    def _slot(self, address: int, size: int) -> tuple[int, int]:
-        key = address ^ size << 48
-        if key >= 1 << 63:
-            key -= 1 << 64
-        return _TABLE + 2 * ((address ^ address >> 12) & _SLOTS - 1), key
-
     def _new_block(self, _engine: int, address: int, size: int, _data: int) -> None:
-        slot, key = self._slot(address, size)
-        count = self._on_new_block(address, size)
-        if count is not None:
-            self.words[slot + 1] = count
-            self.words[slot] = key
-            self.words[_BUDGET] -= count
+        count, is_lasting = self._on_new_block(address, size)
+        if count is None:
+            return
+        self.words[_BUDGET] -= count
+        if is_lasting:
+            slot, key = place_of(address, size)
+            self.words[slot + 1], self.words[slot] = count, key
 
     def _count_block(self, engine: int, address: int, size: int, data: int) -> None:
-        slot, key = self._slot(address, size)
+        slot, key = place_of(address, size)
         if self.words[_BUDGET] < 0 or self._flags.value & self.words[_WATCHED]:
             library.emu_stop(self._handle)
         elif self.words[slot] == key:

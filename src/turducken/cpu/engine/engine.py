@@ -6,8 +6,9 @@ from typing import Protocol
 
 from unicorn import unicorn_const, x86_const
 
-from turducken.address import PAGE_SIZE
+from turducken.address import PAGE_OFFSET_MASK, PAGE_SIZE
 from turducken.cpu.engine import library
+from turducken.cpu.engine.blocks import Blocks
 from turducken.cpu.engine.budget import Budget
 from turducken.cpu.engine.field_access import FieldAccess
 from turducken.cpu.engine.grants import LARGE_SHIFT, Grants
@@ -37,6 +38,9 @@ _GRANT = (
     unicorn_const.UC_PROT_EXEC,
 )
 
+
+_MANY = -1
+"""Instead of the linear page that stores to a page go through: there are several."""
 
 _SINGLE_STEP = 0x141
 """#DB after an instruction under RFLAGS.TF."""
@@ -111,6 +115,9 @@ class Engine:
         self.is_stale = False
         self.is_code_stale = False
         self.fetched: dict[int, int] = {}
+        self._stored: dict[int, int] = {}
+        self._stored_large: dict[int, int] = {}
+        self._blocks = Blocks()
         self._running_budget = 0
         self._is_stepping = self._can_step = False
         self._map_memory()
@@ -158,6 +165,12 @@ class Engine:
             (unicorn_const.UC_HOOK_BLOCK, self._budget),
         ):
             library.add_hook(self._handle, kind, owner.hook, owner.data)
+        library.add_hook(
+            self._handle,
+            unicorn_const.UC_HOOK_EDGE_GENERATED,
+            self._budget.translation_hook,
+            self._budget.data,
+        )
         self._in = library.IN_HOOK(self._on_in)
         self._out = library.OUT_HOOK(self._on_out)
         library.add_instruction_hook(self._handle, x86_const.UC_X86_INS_IN, self._in)
@@ -242,6 +255,8 @@ class Engine:
     def flush_tlb(self) -> None:
         """Make every access ask `EngineHost.fill` again."""
         self.fetched.clear()
+        self._stored.clear()
+        self._stored_large.clear()
         self.grants.forget()
         self.fields.forget_code()
         library.flush_tlb(self._handle)
@@ -255,6 +270,7 @@ class Engine:
         library.flush_code(self._handle)
         self.flush_tlb()
         self._budget.forget_blocks()
+        self._blocks.forget()
 
     def _stop(self, trap: int) -> None:
         self._trap = trap
@@ -316,6 +332,8 @@ class Engine:
         elif kind == FETCH:
             self.fetched[page] = target
             self.fields.remember_code(page, self._host_address(target))
+        elif kind == WRITE and self._stored.setdefault(target, page) != page:
+            self._stored[target] = _MANY
         result[0], result[1] = target, self.grants.add(key, target, _GRANT[kind])
         if self.is_stale or self.is_code_stale:
             self.fields.forbid()
@@ -328,6 +346,10 @@ class Engine:
         """
         if self._memory.is_ram(target >> LARGE_SHIFT << LARGE_SHIFT, 1 << LARGE_SHIFT):
             self.grants.add_large(self.grants.key(page), target, _GRANT[kind])
+            if kind == WRITE:
+                number, begin = target >> LARGE_SHIFT, page >> LARGE_SHIFT
+                if self._stored_large.setdefault(number, begin) != begin:
+                    self._stored_large[number] = _MANY
 
     def _host_address(self, place: int) -> int:
         """Return where the RAM at host-physical ``place`` is in this process."""
@@ -383,19 +405,36 @@ class Engine:
         except BaseException as error:
             self._fail(error)
 
-    def _new_block(self, address: int, size: int) -> int | None:
+    def _new_block(self, address: int, size: int) -> tuple[int | None, bool]:
         """Count a block's instructions; stop before it, uncounted, if it is not for the engine."""
         if self._is_entering or self._aborted or self._is_stepping:
-            return None
+            return None, False
+        place = self._watch_code(address, size)
         try:
             if self._host.is_special(address, size):
+                self._blocks.learn(address, size, place, -1)
                 self._stop(Trap.SPECIAL)
-                return None
+                return None, False
         except BaseException as error:
             self._fail(error)
         if self.is_stale or self.is_code_stale:
             self.fields.forbid()
-        return library.block_instructions(self._handle, address)
+        count = library.block_instructions(self._handle, address)
+        return count, self._blocks.learn(address, size, place, count)
+
+    def _watch_code(self, address: int, size: int) -> int | None:
+        """Have stores to a block's page noticed that are made through other linear addresses.
+
+        The engine protects the page that it has translated code from by the linear address that it
+        fetched from. What it knows of others it must ask for again: then it sees the code.
+        """
+        first, last = address & ~PAGE_OFFSET_MASK, address + size - 1 & ~PAGE_OFFSET_MASK
+        for page in (first,) if first == last else (first, last):
+            target = self.fetched.get(page, -1)
+            large = self._stored_large.get(target >> LARGE_SHIFT, page >> LARGE_SHIFT)
+            if self._stored.get(target, page) != page or large != page >> LARGE_SHIFT:
+                self.refill()
+        return self.fetched.get(first)
 
 
 def _is_after_instruction(trap: int) -> bool:
