@@ -17,7 +17,7 @@ CR0_RESET = CR0.mask("ET", "NW", "CD")
 
 @dataclass(frozen=True, slots=True)
 class BootRegisters:
-    """A multiboot entry: 32-bit protected mode, paging off, flat segments, interrupts off."""
+    """A loader's entry: 32-bit protected mode, paging off, flat segments, interrupts off."""
 
     eip: int
     eax: int = 0
@@ -73,8 +73,8 @@ def _set_common(vmcs: Vmcs) -> None:
     vmcs.write(f.GUEST_DR7, DR7_RESET)
 
 
-def set_multiboot_state(vmcs: Vmcs, boot: BootRegisters) -> int:
-    """Fill the guest-state area for a multiboot entry; return the CR0 that L1 is to see."""
+def set_loaded_state(vmcs: Vmcs, boot: BootRegisters) -> int:
+    """Fill the guest-state area for a loader's entry; return the CR0 that L1 is to see."""
     _set_common(vmcs)
     _set_segments(vmcs, code=_CODE_32, data=_DATA_32, limit=0xFFFF_FFFF)
     for segment in f.GUEST_SEGMENTS:

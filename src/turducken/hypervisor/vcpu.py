@@ -224,7 +224,7 @@ class Vcpu:
         self._set_controls01(vmcs)
         vmcs.write(f.GUEST_PAT, vmcs.read(f.HOST_PAT))
         if self.index == 0:
-            cr0 = boot.set_multiboot_state(vmcs, system.boot)
+            cr0 = boot.set_loaded_state(vmcs, system.boot)
         else:
             cr0 = boot.set_waiting_state(vmcs)
         self._set_cr0_and_cr4(vmcs, cr0)

@@ -3,7 +3,7 @@
 from importlib import resources
 from pathlib import Path
 
-from turducken.machine.boot import BootImage, ImageError, load_image
+from turducken.machine.boot import AnyImage, ImageError, load_image
 
 DEFAULT_IMAGE = "lhv-amd64"
 _SHIPPED = Path(str(resources.files("turducken"))) / "images"
@@ -14,8 +14,8 @@ def shipped_images() -> dict[str, Path]:
     return {one.stem: one for one in sorted(_SHIPPED.glob("*.elf"))}
 
 
-def find_image(name_or_path: str) -> BootImage:
-    """Return a shipped image by its name, or any Multiboot image by its path.
+def find_image(name_or_path: str) -> AnyImage:
+    """Return a shipped image by its name, or any bootable image by its path.
 
     Raises ImageError where there is none, or where it cannot be used.
     """

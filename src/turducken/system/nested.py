@@ -96,6 +96,7 @@ def _boot_registers(boot_state: BootState) -> BootRegisters:
         eip=boot_state.eip,
         eax=boot_state.eax,
         ebx=boot_state.ebx,
+        esi=boot_state.esi,
         esp=boot_state.esp,
         ebp=boot_state.ebp,
         eflags=boot_state.eflags,

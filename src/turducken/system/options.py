@@ -8,7 +8,7 @@ from turducken.address import GIB, KIB, MIB, PAGE_SIZE
 from turducken.apps import AppRequest
 from turducken.hypervisor import POLICIES as SHADOW_POLICIES
 from turducken.hypervisor import Faults, Offer, ShadowPolicyName
-from turducken.machine.boot import BootImage, Module
+from turducken.machine.boot import AnyImage, Module
 from turducken.machine.firmware.install import MOST_PROCESSORS
 from turducken.machine.firmware.memory_map import SMALLEST_RAM
 from turducken.memory.physical import HIGH_BASE, LOW_LIMIT
@@ -44,12 +44,14 @@ class SystemOptions:
     TLB policy ``random``. ``text`` is the command line after the image's name.
     """
 
-    image: BootImage
+    image: AnyImage
     mode: Mode = Mode.BARE
     cpus: int = 1
     memory: int = DEFAULT_MEMORY
     text: str = ""
     modules: Sequence[Module] = ()
+    initrd: bytes | None = None
+    """The initial RAM disk of a Linux kernel."""
     profile: Profile = field(default_factory=load_profile)
     tlb: str = "keep"
     seed: int = 0

@@ -40,7 +40,14 @@ def run_firmware(machine: Machine, ram_size: int) -> Firmware:
 
 def load(machine: Machine, firmware: Firmware, options: SystemOptions) -> BootState:
     """Put the image and what belongs to it into memory; ImageError where it does not fit."""
-    request = BootRequest(firmware.memory_map, options.text, options.modules, rsdp=firmware.rsdp)
+    request = BootRequest(
+        firmware.memory_map,
+        options.text,
+        options.modules,
+        rsdp=firmware.rsdp,
+        rsdp_address=firmware.rsdp_address,
+        initrd=options.initrd,
+    )
     return boot(options.image, machine.memory, request)
 
 
@@ -64,4 +71,4 @@ def start(processor: Processor, boot_state: BootState) -> None:
 
 def general_registers(boot_state: BootState) -> list[int]:
     """Return RAX to RDI at the entry point, in encoding order."""
-    return [boot_state.eax, 0, 0, boot_state.ebx, boot_state.esp, boot_state.ebp, 0, 0]
+    return [boot_state.eax, 0, 0, boot_state.ebx, boot_state.esp, boot_state.ebp, boot_state.esi, 0]

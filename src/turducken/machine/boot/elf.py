@@ -109,6 +109,14 @@ class ElfImage:
                 return self.linked_entry - one.linear + one.address
         return self.linked_entry
 
+    def notes(self) -> Iterator[tuple[bytes, int, bytes]]:
+        """Yield owner, type and content of each note in a segment for notes."""
+        for number in range(self._elf.num_segments()):
+            header = self._elf.get_segment(number).header
+            if header["p_type"] == "PT_NOTE":
+                start = header["p_offset"]
+                yield from _notes(self._data[start : start + header["p_filesz"]])
+
     # -- sections and symbols ----------------------------------------------------------------------
 
     @property
@@ -182,6 +190,19 @@ class ElfImage:
             name = strings[name_at : strings.find(b"\0", name_at)].decode("utf-8", "replace")
             if name:
                 yield Symbol(value, size, name, info & 0xF == _FUNCTION)
+
+
+def _notes(area: bytes) -> Iterator[tuple[bytes, int, bytes]]:
+    """Yield the notes of an area, as many as are whole; names and contents take whole words."""
+    at = 0
+    while at + 12 <= len(area):
+        owner_size, size, kind = struct.unpack_from("<III", area, at)
+        start = at + 12 + (owner_size + 3 & ~3)
+        at = start + (size + 3 & ~3)
+        if start + size > len(area):
+            return
+        owner = area[start - (owner_size + 3 & ~3) :][:owner_size]
+        yield owner.rstrip(b"\0"), kind, area[start : start + size]
 
 
 def _symbol_fields(fields: tuple[Any, ...], *, is_64: bool) -> tuple[int, int, int, int, int]:

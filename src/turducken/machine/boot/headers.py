@@ -69,6 +69,11 @@ class Header:
         return BOOT_MAGIC_1 if self.version == 1 else BOOT_MAGIC_2
 
 
+def has_header(data: bytes) -> bool:
+    """Tell whether there is a Multiboot header of any version, whatever it asks for."""
+    return _place_1(data) is not None or _place_2(data) is not None
+
+
 def find_header(data: bytes, name: str, version: int | None = None) -> Header:
     """Return the header of ``version``, or the one there is (version 1 if there are both).
 
@@ -89,8 +94,6 @@ def _suffix(version: int | None) -> str:
 def _what_it_is(data: bytes) -> str:
     if not data:
         return "an empty file;"
-    if data[0x202:0x206] == b"HdrS":
-        return "a Linux kernel image (bzImage), which is not booted by Multiboot;"
     return "an ELF file with" if data.startswith(b"\x7fELF") else "has"
 
 
@@ -107,13 +110,19 @@ def _addresses(at: int, fields: tuple[int, ...], name: str) -> LoadAddresses:
 # -- Multiboot 1 -----------------------------------------------------------------------------------
 
 
-def _find_1(data: bytes, name: str) -> Header | None:
+def _place_1(data: bytes) -> tuple[int, int] | None:
+    """Return where the first header is, and its flags."""
     area = data[:_SEARCH_1]
     for at in range(0, len(area) - 11, 4):
         magic, flags, check = struct.unpack_from("<III", area, at)
         if magic == MAGIC_1 and (magic + flags + check) & _WORD == 0:
-            return _parse_1(area, at, flags, name)
+            return at, flags
     return None
+
+
+def _find_1(data: bytes, name: str) -> Header | None:
+    place = _place_1(data)
+    return None if place is None else _parse_1(data[:_SEARCH_1], *place, name)
 
 
 def _parse_1(area: bytes, at: int, flags: int, name: str) -> Header:
@@ -137,18 +146,26 @@ _OPTIONAL = 1
 _I386 = 0
 
 
-def _find_2(data: bytes, name: str) -> Header | None:
+def _place_2(data: bytes) -> tuple[int, int, int] | None:
+    """Return where the first header is, its architecture and its length."""
     area = data[:_SEARCH_2]
     for at in range(0, len(area) - 15, 8):
         magic, architecture, length, check = struct.unpack_from("<IIII", area, at)
-        if magic != MAGIC_2 or (magic + architecture + length + check) & _WORD:
-            continue
-        if architecture != _I386:
-            raise ImageError(f"{name}: the Multiboot2 header is not for i386")
-        if at + length > len(area):
-            raise ImageError(f"{name}: the Multiboot2 header is cut off")
-        return _parse_2(area[: at + length], at, name)
+        if magic == MAGIC_2 and not (magic + architecture + length + check) & _WORD:
+            return at, architecture, length
     return None
+
+
+def _find_2(data: bytes, name: str) -> Header | None:
+    place, area = _place_2(data), data[:_SEARCH_2]
+    if place is None:
+        return None
+    at, architecture, length = place
+    if architecture != _I386:
+        raise ImageError(f"{name}: the Multiboot2 header is not for i386")
+    if at + length > len(area):
+        raise ImageError(f"{name}: the Multiboot2 header is cut off")
+    return _parse_2(area[: at + length], at, name)
 
 
 def _tags(area: bytes, at: int, name: str) -> Iterator[tuple[int, int, bytes]]:

@@ -7,7 +7,13 @@ from turducken.address import GIB
 from turducken.machine.boot.container import read_file, unpack
 from turducken.machine.boot.elf import ELF_MAGIC, ElfImage, Segment
 from turducken.machine.boot.errors import ImageError
-from turducken.machine.boot.headers import Header, LoadAddresses, find_header
+from turducken.machine.boot.headers import Header, LoadAddresses, find_header, has_header
+from turducken.machine.boot.linux.image import (
+    LinuxImage,
+    is_bzimage,
+    parse_bzimage,
+    parse_kernel_elf,
+)
 from turducken.machine.boot.state import Module
 from turducken.machine.boot.symbols import Symbols
 
@@ -45,8 +51,11 @@ class BootImage:
         )
 
 
-def load_image(path: Path | str, version: int | None = None) -> BootImage:
-    """Read a Multiboot image from a file; see `parse_image`."""
+AnyImage = BootImage | LinuxImage
+
+
+def load_image(path: Path | str, version: int | None = None) -> AnyImage:
+    """Read an image from a file; see `parse_image`."""
     return parse_image(read_file(path), Path(path).name, version)
 
 
@@ -55,12 +64,28 @@ def load_module(path: Path | str, text: str = "") -> Module:
     return Module(Path(path).name, read_file(path), text)
 
 
-def parse_image(data: bytes, name: str, version: int | None = None) -> BootImage:
-    """Read a Multiboot image (perhaps inside gzip) of ``version`` 1 or 2, or of what it has.
+def parse_image(data: bytes, name: str, version: int | None = None) -> AnyImage:
+    """Read an image, perhaps inside gzip: Multiboot, a Linux kernel, or one with a PVH entry.
 
+    Of several things that it is, Multiboot comes first. ``version`` asks for Multiboot 1 or 2.
     Raises ImageError with one clear line.
     """
     data = unpack(data, name)
+    if version is None and not has_header(data):
+        kernel = _parse_kernel(data, name)
+        if kernel is not None:
+            return kernel
+    return _parse_multiboot(data, name, version)
+
+
+def _parse_kernel(data: bytes, name: str) -> LinuxImage | None:
+    """Read a Linux kernel or an image with a PVH entry; None where it is neither."""
+    if is_bzimage(data):
+        return parse_bzimage(data, name)
+    return parse_kernel_elf(data, name) if data.startswith(ELF_MAGIC) else None
+
+
+def _parse_multiboot(data: bytes, name: str, version: int | None) -> BootImage:
     header = find_header(data, name, version)
     if header.addresses is not None:
         image = _from_addresses(data, name, header, header.addresses)

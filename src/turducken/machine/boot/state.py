@@ -40,17 +40,18 @@ class PlacedModule:
 class BootState:
     """A processor's state at the image's entry point, and where everything is.
 
-    Multiboot Specification 0.6.96, "Machine state": 32-bit protected mode without paging, flat
-    segments, interrupts off. Everything that is not named here is as after reset.
+    32-bit protected mode without paging, flat segments, interrupts off: Multiboot Specification
+    0.6.96, "Machine state", and likewise Linux's and Xen's boot protocols. Everything that is not
+    named here is as after reset.
     """
 
     version: int
-    """1 or 2: the Multiboot specification."""
+    """1 or 2: the Multiboot specification; 0: another protocol."""
     eip: int
     eax: int
-    """The magic number."""
+    """The magic number of Multiboot."""
     ebx: int
-    """Physical address of the information structure."""
+    """Physical address of the information structure of Multiboot or PVH."""
     esp: int
     """The top of a small stack in available RAM."""
     gdt_base: int
@@ -61,6 +62,8 @@ class BootState:
     modules: tuple[PlacedModule, ...] = ()
     command_line: str = ""
     symbols: Symbols = field(default_factory=Symbols)
+    esi: int = 0
+    """Physical address of Linux's boot parameters."""
     ebp: int = 0
     eflags: int = 0x2
     cr0: int = 0x11
