@@ -48,12 +48,14 @@ images:
 	$(MAKE) -C guests/bench install
 	$(MAKE) -C guests/zoo install
 	$(MAKE) -C guests/pal-demo install
+	$(MAKE) -C guests/linux install
 
 check-images:
 	$(MAKE) -C guests check
 	$(MAKE) -C guests/bench check
 	$(MAKE) -C guests/zoo check
 	$(MAKE) -C guests/pal-demo check
+	$(MAKE) -C guests/linux check
 
 bochs:
 	$(MAKE) -C guests bochs

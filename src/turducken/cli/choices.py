@@ -36,7 +36,7 @@ Image = Annotated[
     typer.Argument(
         metavar="IMAGE",
         help=f"A shipped image ({', '.join(shipped_images())}) or the path of a Multiboot image "
-        "(gzip too).",
+        "(gzip too), or of a Linux kernel (vmlinuz, vmlinux, or any ELF file with a PVH entry).",
     ),
 ]
 ModeOption = Annotated[
@@ -59,7 +59,9 @@ Memory = Annotated[
 Cmdline = Annotated[
     str,
     typer.Option(
-        metavar="TEXT", rich_help_panel=_MACHINE, help="The command line after the image's name."
+        metavar="TEXT",
+        rich_help_panel=_MACHINE,
+        help="The command line (of a Multiboot image: after its name).",
     ),
 ]
 Modules = Annotated[

@@ -2,6 +2,7 @@
 
 import typer
 
+from turducken.machine.boot import BootImage
 from turducken.system import find_image, shipped_images
 from turducken.vmx.profile import list_profiles, load_profile
 
@@ -16,6 +17,7 @@ def images() -> None:
     """List the images that come with the package, with their files."""
     for name, path in shipped_images().items():
         image = find_image(name)
+        assert isinstance(image, BootImage), "what is shipped is Multiboot"
         size = sum(len(one.data) for one in image.segments)
         print(f"{name:16} {size / 1024:5.0f} KiB, loads at {image.start:#x}  {path}")
 

@@ -7,7 +7,7 @@ from typing import IO, Annotated
 
 import typer
 
-from turducken.cli import choices
+from turducken.cli import choices, linux_options
 from turducken.cli.errors import InputError
 from turducken.cli.findings import STRICT, Findings
 from turducken.cli.running import STDOUT, interruptible, output_file
@@ -88,6 +88,10 @@ def run(
     snapshot: SnapshotOption = None,
     sanitize: choices.Sanitize = None,
     symbols: choices.SymbolFiles = [],  # noqa: B006 - Typer copies it
+    initrd: linux_options.Initrds = [],  # noqa: B006 - Typer copies it
+    share: linux_options.Share = None,
+    run_command: linux_options.Command = None,
+    insmod: linux_options.KernelModules = [],  # noqa: B006 - Typer copies it
 ) -> int:
     """Run an image on the machine."""
     chosen = choices.SystemChoices(
@@ -108,7 +112,7 @@ def run(
     stops = choices.make_stops(until, fail_on, max_instructions)
     if console == json == STDOUT:
         raise InputError("--console - and --json -: standard output can take only one of them")
-    options = chosen.resolve()
+    options = linux_options.LinuxChoices(initrd, share, run_command, insmod).apply(chosen.resolve())
     if sanitize is not None:
         choices.check_sanitize(sanitize)
         options = replace(options, observed=True)

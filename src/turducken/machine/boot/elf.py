@@ -109,6 +109,12 @@ class ElfImage:
                 return self.linked_entry - one.linear + one.address
         return self.linked_entry
 
+    @property
+    def has_interpreter(self) -> bool:
+        """Whether the program needs an interpreter: a dynamic one."""
+        kinds = (self._elf.get_segment(n).header["p_type"] for n in range(self._elf.num_segments()))
+        return "PT_INTERP" in kinds
+
     def notes(self) -> Iterator[tuple[bytes, int, bytes]]:
         """Yield owner, type and content of each note in a segment for notes."""
         for number in range(self._elf.num_segments()):
