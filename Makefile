@@ -10,6 +10,7 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
+RUNS   := $(VENV)/.runs
 STAMP  := $(VENV)/.installed
 PYTEST := $(BIN)/pytest -n auto
 
@@ -17,12 +18,19 @@ PYTEST := $(BIN)/pytest -n auto
 
 setup: $(STAMP)
 
-$(STAMP): pyproject.toml
+# What running needs; its bytecode too, which some environments keep Python from writing.
+$(RUNS): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable .
+	$(BIN)/python -m compileall -q src
+	touch $(RUNS)
+
+# And what developing needs.
+$(STAMP): $(RUNS)
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	touch $(STAMP)
 
-run: setup
+run: $(RUNS)
 	$(BIN)/turducken run lhv-amd64
 
 test: setup

@@ -139,7 +139,8 @@ def test_a_table_of_many_ranges_is_still_a_picture(tmp_path, pt):
     table = PageTable.create(EPT.bind(Features()), memory, BumpAllocator(0, 8 << 20))
     for page in range(0, 4000, 2):
         table.map(page << 12, (5000 - page) << 12, 4096, rights.make_attributes())
-    write_snapshot(str(tmp_path / "dump"), memory, [(0, 8 << 20)], roots={"ept": table.root})
+    with open(tmp_path / "dump", "wb") as stream:
+        write_snapshot(stream, memory, [(0, 8 << 20)], roots={"ept": table.root})
     status, _, _ = pt("render", tmp_path / "dump", tmp_path / "out.svg", "--via", "ept")
     assert status == 0
     text = (tmp_path / "out.svg").read_text()

@@ -41,7 +41,8 @@ def machine(request, tmp_path):
     # A hole in the dump, so that something mapped is missing.
     regions = [(0, 5 * MIB), (6 * MIB, 10 * MIB)]
     roots = {"ept12": eptp(ept12.root), "ept01": eptp(ept01.root)}
-    write_snapshot(str(path), memory, regions, roots=roots)
+    with open(path, "wb") as stream:
+        write_snapshot(stream, memory, regions, roots=roots)
     source = open_file(str(path))
     return source, Reading().chain("ept12,ept01", source)
 

@@ -56,14 +56,15 @@ def test_raw_dumps_in_pieces(tmp_path):
 
 def test_a_snapshot_keeps_names_and_facts(tmp_path, memory):
     path = str(tmp_path / "snapshot")
-    write_snapshot(
-        path,
-        memory,
-        [(0, 1 << 20)],
-        roots={"cpu0.ept01": 0x101E},
-        maxphyaddr=40,
-        ram=[(0, 1 << 20)],
-    )
+    with open(path, "wb") as stream:
+        write_snapshot(
+            stream,
+            memory,
+            [(0, 1 << 20)],
+            roots={"cpu0.ept01": 0x101E},
+            maxphyaddr=40,
+            ram=[(0, 1 << 20)],
+        )
     source = open_file(path)
     assert source.kind == "turducken snapshot"
     assert source.roots == {"cpu0.ept01": 0x101E}

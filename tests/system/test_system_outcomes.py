@@ -5,9 +5,17 @@ import re
 import pytest
 from tiny_images import SLEEP, SPIN, STOP, UNDEFINED, leave, say, tiny
 
-from turducken.system import Mode, Outcome, Result, Stops, System, SystemOptions
+from turducken.system import Mode, Outcome, Result, Stops, System, SystemOptions, find_image
 
 BOTH = pytest.mark.parametrize("mode", list(Mode), ids=lambda one: one.value)
+
+
+CPUIDS = b"\x0f\xa2\xeb\xfc"
+"""cpuid; and again"""
+FLAGS = b"\xfb\xfa\xeb\xfc"
+"""sti; cli; and again"""
+COUNT, COUNT_AT = b"\x40\x41\xeb\xfc", 0x10_0020
+"""inc eax; inc ecx; and again: three instructions, of which two are one byte long"""
 
 
 def run(code: bytes, mode: Mode, stops: Stops | None = None, cpus: int = 1) -> Result:
@@ -43,10 +51,35 @@ def test_sleeping_with_interrupts_that_no_one_lets_through_is_halted_for_good(mo
 
 
 @BOTH
-def test_limit(mode: Mode) -> None:
-    result = run(SPIN, mode, Stops(max_instructions=100_000))
+@pytest.mark.parametrize("limit", [1, 2, 511, 100_003, 1_000_001])
+@pytest.mark.parametrize("code", [SPIN, CPUIDS, FLAGS], ids=["spin", "cpuid", "sti"])
+def test_limit(mode: Mode, limit: int, code: bytes) -> None:
+    limit = limit if code is SPIN else min(limit, 5003)
+    result = run(code, mode, Stops(max_instructions=limit))
     assert (result.outcome, result.exit_status) == (Outcome.LIMIT, 3)
-    assert 100_000 <= result.instructions < 2_000_000
+    assert result.instructions == limit
+
+
+@pytest.mark.parametrize("seed", [0, 3])
+@pytest.mark.parametrize("limit", [30_000, 200_001])
+def test_limit_of_several_processors(limit: int, seed: int) -> None:
+    """The others spin in lhv's own code from early on, under L0 and with exits."""
+    image = find_image("lhv-amd64")
+    options = SystemOptions(image, Mode.NESTED, 3, 32 << 20, "tests=ept-identity", seed=seed)
+    result = System(options).run(Stops(max_instructions=limit))
+    assert (result.outcome, result.instructions) == (Outcome.LIMIT, limit)
+
+
+def test_a_limit_does_not_change_what_comes_before_it() -> None:
+    def after(instructions: int) -> tuple[int, int]:
+        result = run(COUNT, Mode.BARE, Stops(max_instructions=instructions))
+        return result.instructions, result.cpus[0].rip
+
+    assert [after(3 * 700 + more) for more in range(3)] == [
+        (2100, COUNT_AT),
+        (2101, COUNT_AT + 1),
+        (2102, COUNT_AT + 2),
+    ]
 
 
 @BOTH

@@ -1,5 +1,7 @@
 """What is wrong with an application as the user asked for it, in one line."""
 
+from turducken.errors import UserError
 
-class AppError(Exception):
+
+class AppError(UserError):
     """The application cannot be used as asked for; the text is one clear line."""

@@ -4,6 +4,7 @@ import importlib.util
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -11,11 +12,13 @@ from typing import Any
 from turducken.apps.errors import AppError
 from turducken.apps.guarding import Guarded
 from turducken.apps.options import parse_options
-from turducken.apps.trustvisor import TrustVisor
 from turducken.hypervisor import Hypapp
 
-BUILT_IN: dict[str, type[Hypapp]] = {"trustvisor": TrustVisor}
-"""The applications that come with turducken, by the names that ``--app`` knows."""
+BUILT_IN = {"trustvisor": ("turducken.apps.trustvisor", "TrustVisor")}
+"""The applications that come with turducken, by the names that ``--app`` knows: module and class.
+
+The module is imported when its application is asked for.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,14 +35,13 @@ def parse_request(text: str) -> AppRequest:
     NAME is one of `BUILT_IN`, or the path of a Python file that defines one `Hypapp`.
     """
     name, _, options = text.partition(":")
-    kind = BUILT_IN.get(name)
-    if kind is not None:
-        return AppRequest(text, _maker(kind, options, name))
+    if name in BUILT_IN:
+        module, kind = BUILT_IN[name]
+        return AppRequest(text, _maker(getattr(import_module(module), kind), options, name))
     if not name.endswith(".py"):
         known = ", ".join(BUILT_IN)
         raise AppError(f"--app {name}: not one of {known}, nor the path of a Python file (.py)")
-    kind = _find_app(_load_module(name), name)
-    make = _maker(kind, options, name)
+    make = _maker(_find_app(_load_module(name), name), options, name)
     return AppRequest(text, lambda: Guarded(make(), name))
 
 

@@ -1,11 +1,10 @@
 """The commands, put together."""
 
-from importlib.metadata import version
 from typing import Annotated
 
 import typer
 
-from turducken.cli import listing, run
+from turducken import __version__
 from turducken.cli.teaching import group_with
 
 EXAMPLES = """\
@@ -25,12 +24,15 @@ EXAMPLES = """\
 """
 
 LATER = {
-    "bench": "turducken.cli.bench",
+    "run": "turducken.cli.run",
     "compare": "turducken.cli.compare",
-    "demo": "turducken.cli.demo",
-    "fuzz": "turducken.cli.fuzz",
     "pt": "turducken.cli.pt",
     "zoo": "turducken.cli.zoo",
+    "demo": "turducken.cli.demo",
+    "fuzz": "turducken.cli.fuzz",
+    "bench": "turducken.cli.bench",
+    "images": "turducken.cli.listing",
+    "profiles": "turducken.cli.listing",
 }
 
 app = typer.Typer(
@@ -45,7 +47,7 @@ app = typer.Typer(
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        print(f"turducken {version('turducken')}")
+        print(f"turducken {__version__}")
         raise typer.Exit
 
 
@@ -53,12 +55,9 @@ def _print_version(wanted: bool) -> None:
 def _start(
     context: typer.Context,
     version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Say which.")
+        bool,
+        typer.Option("--version", "-V", callback=_print_version, is_eager=True, help="Say which."),
     ] = False,
 ) -> None:
     if context.invoked_subcommand is None:
         context.get_help()
-
-
-run.mount(app)
-listing.mount(app)

@@ -8,7 +8,7 @@ import typer
 from turducken.cli.bench_sanitizer import sanitizer
 from turducken.cli.choices import SHOW
 from turducken.cli.errors import InputError
-from turducken.cli.running import STDOUT, output_file
+from turducken.cli.output import STDOUT, output_file
 from turducken.cli.teaching import command_with
 from turducken.report.as_json import dump
 from turducken.report.bench.plot import svg

@@ -157,7 +157,19 @@ FailOn = Annotated[
 ]
 MaxInstructions = Annotated[
     int | None,
-    typer.Option(metavar="N", rich_help_panel=_STOP, help="Of all processors together: status 3."),
+    typer.Option(
+        metavar="N",
+        rich_help_panel=_STOP,
+        help="Stop after exactly so many, of all processors together: status 3.",
+    ),
+]
+Timeout = Annotated[
+    float | None,
+    typer.Option(
+        metavar="SECONDS",
+        rich_help_panel=_STOP,
+        help="Stop after so many seconds of this host's time: status 3.",
+    ),
 ]
 
 

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from turducken.cli import choices
-from turducken.cli.running import interruptible, output_file
+from turducken.cli.output import output_file
 from turducken.cli.teaching import command_with
 from turducken.report.as_json import dump
 from turducken.report.difference import comparison_as_dict, comparison_view
@@ -62,8 +62,8 @@ def compare(
     )
     stops = choices.make_stops(until, fail_on, max_instructions)
     options = chosen.resolve()
-    with output_file("--json", json) as file, interruptible() as check:
-        found = compare_runs(options, stops, lambda _system: check())
+    with output_file("--json", json) as file:
+        found = compare_runs(options, stops)
         if file is not None:
             file.write(dump(comparison_as_dict(found)).encode())
     if not quiet and json != "-":

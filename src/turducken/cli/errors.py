@@ -1,29 +1,16 @@
 """Which exceptions are the user's mistakes, and how they are told."""
 
-from turducken.apps import AppError
-from turducken.cpu.engine.library import EngineError
-from turducken.machine.boot import ImageError
-from turducken.system import SetupError
-from turducken.vmx.profile import ProfileError
+from turducken.errors import UserError
 
-BUG_STATUS = 70
-INTERRUPTED_STATUS = 130
+USAGE_STATUS, BUG_STATUS, OUTPUT_STATUS = 2, 70, 74
 
 
-class InputError(Exception):
-    """Something that the user gave cannot be used; the text is one clear line."""
+class InputError(UserError):
+    """Something that the user gave to a command cannot be used; the text is one clear line."""
 
 
-class Interrupted(Exception):  # noqa: N818 - it is no error
-    """The user pressed the interrupt key."""
-
-
-_USERS = (InputError, AppError, ImageError, SetupError, ProfileError, EngineError)
-
-
-def is_users(error: Exception) -> bool:
-    """Tell whether the text of ``error`` tells the user what to change."""
-    return isinstance(error, _USERS)
+class OutputError(Exception):
+    """Something could not be written; the text is one line that names it."""
 
 
 def one_line(text: str) -> str:

@@ -6,7 +6,6 @@ from typing import Any
 from turducken.check import Finding, Sanitizer
 from turducken.system import System
 
-STRICT = "strict"
 _MOST_ADVICE = 8
 
 

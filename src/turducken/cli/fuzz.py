@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from turducken.cli import choices
-from turducken.cli.running import STDOUT, interruptible, output_file
+from turducken.cli.output import STDOUT, output_file
 from turducken.cli.teaching import command_with
 from turducken.fuzz import DEFAULT_LIMIT, Finding, TrialOptions, run_trial
 from turducken.report.as_json import dump
@@ -57,7 +57,7 @@ def fuzz(
     options = TrialOptions(shadow, tlb, cpus, max_instructions)
     options.check()
     found: list[dict[str, Any]] = []
-    with output_file("--json", json) as file, interruptible() as check:
+    with output_file("--json", json) as file:
         for number in range(seed, seed + iterations):
             finding = run_trial(number, options)
             if finding is not None:
@@ -65,7 +65,6 @@ def fuzz(
                 found.append(record)
                 if json != STDOUT:
                     print(_line(record), flush=True)
-            check()
         if file is not None:
             file.write(dump({"seed": seed, "iterations": iterations, "findings": found}).encode())
     if json != STDOUT:

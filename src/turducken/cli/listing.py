@@ -6,13 +6,10 @@ from turducken.machine.boot import BootImage
 from turducken.system import find_image, shipped_images
 from turducken.vmx.profile import list_profiles, load_profile
 
-
-def mount(app: typer.Typer) -> None:
-    """Add the commands."""
-    app.command("images")(images)
-    app.command("profiles")(profiles)
+app = typer.Typer(add_completion=False)
 
 
+@app.command()
 def images() -> None:
     """List the images that come with the package, with their files."""
     for name, path in shipped_images().items():
@@ -22,6 +19,7 @@ def images() -> None:
         print(f"{name:16} {size / 1024:5.0f} KiB, loads at {image.start:#x}  {path}")
 
 
+@app.command()
 def profiles() -> None:
     """List the processor profiles that come with the package."""
     for name in list_profiles():

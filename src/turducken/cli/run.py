@@ -3,18 +3,21 @@
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
-from typing import IO, Annotated
+from typing import IO, TYPE_CHECKING, Annotated
 
 import typer
 
 from turducken.cli import choices, linux_options
+from turducken.cli.ending import check_timeout, ended_from_outside
 from turducken.cli.errors import InputError
-from turducken.cli.findings import STRICT, Findings
-from turducken.cli.running import STDOUT, interruptible, output_file
+from turducken.cli.output import STDOUT, output_file
 from turducken.cli.teaching import command_with
 from turducken.report import as_json
 from turducken.system import DEFAULT_IMAGE, DEFAULT_MODE, Result, Stops, System
 from turducken.system.snapshot import save_snapshot
+
+if TYPE_CHECKING:
+    from turducken.cli.findings import Findings
 
 EXAMPLES = """\
  Examples
@@ -32,7 +35,10 @@ EXAMPLES = """\
    1  the guest failed: another debug-exit value, --fail-on, triple fault, all halted for good;
       with --sanitize=strict also: an invalidation is missing
    2  bad usage, image or profile
-   3  --max-instructions was reached
+   3  --max-instructions or --timeout was reached
+  70  a bug of turducken's
+  74  output could not be written
+ 130  interrupted (SIGINT; SIGTERM: 143): the summary and all files are written all the same
 """
 
 ConsoleOption = Annotated[
@@ -61,11 +67,10 @@ SnapshotOption = Annotated[
 ]
 
 
-def mount(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("run", cls=command_with(EXAMPLES, {"--sanitize": "report"}))(run)
+app = typer.Typer(add_completion=False)
 
 
+@app.command("run", cls=command_with(EXAMPLES, {"--sanitize": "report"}))
 def run(
     image: choices.Image = DEFAULT_IMAGE,
     mode: choices.ModeOption = DEFAULT_MODE,
@@ -77,10 +82,11 @@ def run(
     tlb: choices.Tlb = "keep",
     shadow: choices.Shadow = "cached",
     seed: choices.Seed = 0,
-    app: choices.Apps = [],  # noqa: B006 - Typer copies it
+    apps: choices.Apps = [],  # noqa: B006 - Typer copies it
     until: choices.Until = None,
     fail_on: choices.FailOn = None,
     max_instructions: choices.MaxInstructions = None,
+    timeout: choices.Timeout = None,
     console: ConsoleOption = None,
     json: JsonOption = None,
     quiet: Quiet = False,
@@ -106,12 +112,14 @@ def run(
         shadow,
         seed,
         tuple(watch),
-        tuple(app),
+        tuple(apps),
         tuple(symbols),
     )
     stops = choices.make_stops(until, fail_on, max_instructions)
+    is_shown = not quiet and STDOUT not in (console, json)
     if console == json == STDOUT:
         raise InputError("--console - and --json -: standard output can take only one of them")
+    check_timeout(timeout)
     options = linux_options.LinuxChoices(initrd, share, run_command, insmod).apply(chosen.resolve())
     if sanitize is not None:
         choices.check_sanitize(sanitize)
@@ -119,28 +127,29 @@ def run(
     with ExitStack() as files:
         console_file = files.enter_context(output_file("--console", console))
         json_file = files.enter_context(output_file("--json", json))
-        check = files.enter_context(interruptible())
+        snapshot_file = files.enter_context(output_file("--snapshot", snapshot))
         system = System(options)
-        findings = None if sanitize is None else Findings(system)
+        findings = None if sanitize is None else _sanitized(system)
         if console_file is not None:
             system.console.on_byte = _byte_writer(console_file)
-        shown = not quiet and STDOUT not in (console, json)
-        result = _run_shown(system, stops, check, findings) if shown else system.run(stops, check)
+        with ended_from_outside(system, timeout):
+            result = _run(system, stops, findings, is_shown=is_shown)
         if json_file is not None:
             told = as_json.result_as_dict(system, result)
             told["findings"] = None if findings is None else findings.as_list()
             json_file.write(as_json.dump(told).encode())
-        if snapshot is not None:
-            _save(system, snapshot)
-        is_wrong = findings is not None and sanitize == STRICT and findings.has_failed
+        if snapshot_file is not None:
+            save_snapshot(system, snapshot_file)
+        if is_shown:
+            _tell(system, result, findings)
+        is_wrong = findings is not None and sanitize == "strict" and findings.has_failed
         return result.exit_status or int(is_wrong)
 
 
-def _save(system: System, path: str) -> None:
-    try:
-        save_snapshot(system, path)
-    except OSError as error:
-        raise InputError(f"--snapshot {path}: {error.strerror}") from None
+def _sanitized(system: System) -> "Findings":
+    from turducken.cli.findings import Findings
+
+    return Findings(system)
 
 
 def _byte_writer(file: IO[bytes]) -> Callable[[int], None]:
@@ -152,27 +161,28 @@ def _byte_writer(file: IO[bytes]) -> Callable[[int], None]:
     return write
 
 
-def _run_shown(
-    system: System, stops: Stops, check: Callable[[], None], findings: "Findings | None"
-) -> Result:
-    """Run with the console on standard output, and a live view where that is a terminal."""
+def _run(system: System, stops: Stops, findings: "Findings | None", *, is_shown: bool) -> Result:
+    """Run; shown: with the console on standard output, and a live view where that is a terminal."""
+    if not is_shown:
+        return system.run(stops)
     from turducken.report.live import LiveView
     from turducken.report.plain import PlainView
+    from turducken.report.printing import make_terminal
+
+    terminal = make_terminal()
+    view = LiveView(terminal, system) if terminal.is_terminal else PlainView(system)
+    with view:
+        if findings is not None:
+            findings.show = view.tell
+        return system.run(stops, view.turn)
+
+
+def _tell(system: System, result: Result, findings: "Findings | None") -> None:
+    """Print the summary."""
     from turducken.report.printing import make_terminal, print_plainly
     from turducken.report.summary import summary
 
     terminal = make_terminal()
-    view = LiveView(terminal, system) if terminal.is_terminal else PlainView(system)
-
-    def turn() -> None:
-        check()
-        view.turn()
-
-    with view:
-        if findings is not None:
-            findings.show = view.tell
-        result = system.run(stops, turn)
     print_plainly(summary(system, result), terminal)
     if findings is not None:
         terminal.print(findings.summary, highlight=False)
-    return result

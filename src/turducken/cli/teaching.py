@@ -31,8 +31,8 @@ class TeachingCommand(TyperCommand):
 class TeachingGroup(TyperGroup):
     """A group whose ``examples`` follow its help.
 
-    ``later`` are commands, by name, of modules that are imported when the command is used: each
-    module has a Typer ``app``.
+    ``later`` are commands, by name in the help's order, of modules that are imported when the
+    command is used: each module has a Typer ``app``, which is the command or has it.
     """
 
     examples = ""
@@ -45,13 +45,14 @@ class TeachingGroup(TyperGroup):
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Return the names of all commands."""
-        return [*super().list_commands(ctx), *self.later]
+        return [*(one for one in super().list_commands(ctx) if one not in self.later), *self.later]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """Return a command, importing its module first where it has not been needed before."""
         if cmd_name in self.later and cmd_name not in self.commands:
-            module = import_module(self.later[cmd_name])
-            command = typer.main.get_command(module.app)
+            found = typer.main.get_command(import_module(self.later[cmd_name]).app)
+            members = getattr(found, "commands", {})
+            command = members.get(cmd_name, found)
             command.name = cmd_name
             self.commands[cmd_name] = command
         return super().get_command(ctx, cmd_name)

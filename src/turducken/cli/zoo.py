@@ -1,6 +1,6 @@
 """``turducken zoo``: mistakes that broke real hypervisors, to look at and to run."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, cast
 
@@ -10,7 +10,7 @@ from rich.status import Status
 
 from turducken.cli import choices
 from turducken.cli.errors import InputError
-from turducken.cli.running import STDOUT, interruptible, output_file
+from turducken.cli.output import STDOUT, output_file
 from turducken.cli.teaching import command_with, group_with
 from turducken.hypervisor import ShadowPolicyName
 from turducken.report.as_json import dump
@@ -108,8 +108,8 @@ def run(
     plan = _Plan(tuple(Form) if form is None else (form,), conditions, is_told=json != STDOUT)
     chosen = [_find(name)] if name is not None else list(SCENARIOS.values())
     options_for(chosen[0], plan.forms[0], conditions)  # complains before anything is told
-    with output_file("--json", json) as file, interruptible() as check:
-        pairs = _run_all(chosen, plan, check) if everything else [_run_one(chosen[0], plan, check)]
+    with output_file("--json", json) as file:
+        pairs = _run_all(chosen, plan) if everything else [_run_one(chosen[0], plan)]
         if file is not None:
             file.write(dump(results_as_dict(pairs)).encode())
     return SUCCESS_STATUS if _all_behaved(pairs) else FAILURE_STATUS
@@ -132,28 +132,26 @@ def _find(name: str) -> Scenario:
         raise InputError(str(error)) from None
 
 
-def _run_one(scenario: Scenario, plan: _Plan, check: Callable[[], None]) -> tuple[FormResult, ...]:
+def _run_one(scenario: Scenario, plan: _Plan) -> tuple[FormResult, ...]:
     """Run one scenario, and tell of each form when it has ended."""
     if plan.is_told:
         print_plainly(story_view(scenario))
     results = []
     for form in plan.forms:
-        one = run_form(scenario, form, plan.conditions, check)
+        one = run_form(scenario, form, plan.conditions)
         results.append(one)
         if plan.is_told:
             print_plainly(result_view(one))
     return tuple(results)
 
 
-def _run_all(
-    chosen: Sequence[Scenario], plan: _Plan, check: Callable[[], None]
-) -> list[tuple[FormResult, ...]]:
+def _run_all(chosen: Sequence[Scenario], plan: _Plan) -> list[tuple[FormResult, ...]]:
     """Run many, and show one row for each at the end."""
     pairs = []
     with Status("", console=Terminal(stderr=True)) as status:  # on terminals only
         for number, one in enumerate(chosen, 1):
             status.update(f"{number} of {len(chosen)}: {one.name}")
-            pairs.append(_run_one(one, replace(plan, is_told=False), check))
+            pairs.append(_run_one(one, replace(plan, is_told=False)))
     if plan.is_told:
         print_plainly(overview(pairs))
     return pairs

@@ -26,7 +26,7 @@ from turducken.cpu.decoder import (
     memory_size,
 )
 from turducken.cpu.delivery import Failure, TaskSwitch, deliver
-from turducken.cpu.engine import Engine, Segment, SegmentIndex, Trap
+from turducken.cpu.engine import LONGEST_BLOCK, Engine, Segment, SegmentIndex, Trap
 from turducken.cpu.engine.segments import UNUSABLE
 from turducken.cpu.events import Event, EventKind, combine, exception
 from turducken.cpu.guest_controls import GuestControls, Primary
@@ -278,12 +278,19 @@ class Processor:
     yielded = False
     """Set by a handler that ends the processor's turn (PAUSE)."""
 
+    is_exact = False
+    """Run exactly as many instructions as the budget says: the last ones go one by one."""
+
     def _run_code(self, budget: int) -> None:
         guest = self.guest
         self.statistics.traps += 1
-        if guest is not None and guest.primary & Primary.MONITOR_TRAP_FLAG:
-            # A single instruction, whoever executes it; a VM exit cancels the trap.
+        if self.is_exact:
+            budget -= LONGEST_BLOCK
+        if budget < 0:
             trap: int = Trap.SPECIAL
+        elif guest is not None and guest.primary & Primary.MONITOR_TRAP_FLAG:
+            # A single instruction, whoever executes it; a VM exit cancels the trap.
+            trap = Trap.SPECIAL
             self.pending.monitor_trap = self.attention = True
         else:
             watched = alignment.flags_to_watch(self.state)

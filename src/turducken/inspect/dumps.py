@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from turducken.inspect.errors import InspectError
+from turducken.inspect.numbers import parse_number
 from turducken.inspect.source import FileMap, FileSource, Piece, Region
 
 LIME_MAGIC = 0x4C694D45
@@ -183,26 +184,6 @@ def _apply_note(source: FileSource, text: bytes) -> None:
 # Names of sources, as commands take them.
 
 _OPENERS: dict[str, Callable[[FileMap], FileSource]] = {"elf": open_elf, "lime": open_lime}
-
-
-def parse_number(text: str, what: str) -> int:
-    """Return the number that ``text`` gives, decimal or with 0x; K, M, G and T are accepted after.
-
-    >>> parse_number("0x10", "address"), parse_number("2M", "size")
-    (16, 2097152)
-    """
-    clean = text.strip().replace("_", "")
-    scale = 1
-    if clean[-1:].upper() in ("K", "M", "G", "T") and not clean.lower().startswith("0x"):
-        scale = 1 << 10 * (1 + "KMGT".index(clean[-1].upper()))
-        clean = clean[:-1]
-    try:
-        number = int(clean, 0) * scale
-    except ValueError:
-        raise InspectError(f"{what} {text!r} is not a number") from None
-    if not 0 <= number < 1 << 64:
-        raise InspectError(f"{what} {text!r} is not a 64-bit number")
-    return number
 
 
 def _raw_parts(text: str) -> list[tuple[str, int]]:

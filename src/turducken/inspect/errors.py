@@ -1,5 +1,7 @@
 """The one exception that tools raise for their user's input."""
 
+from turducken.errors import UserError
 
-class InspectError(Exception):
+
+class InspectError(UserError):
     """Something the user gave cannot be used; the message is one complete line."""

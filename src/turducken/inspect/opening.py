@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from turducken.arch.memory_types import PAT_RESET
 from turducken.inspect.chain import ANY_PROCESSOR, ChainOptions, Stage, parse_chain
-from turducken.inspect.dumps import open_file, parse_number
+from turducken.inspect.dumps import open_file
 from turducken.inspect.errors import InspectError
+from turducken.inspect.numbers import parse_number
 from turducken.inspect.remote import RemoteMemory, open_remote
 from turducken.inspect.source import FileSource, Region
 from turducken.paging.formats import Features

@@ -182,23 +182,3 @@ def candidate(one: Candidate) -> Record:
         "attribute_kinds": one.attributes,
         "evidence": one.evidence,
     }
-
-
-def decoded(one: Decoded) -> Record:
-    """Return a decoded value."""
-    return {
-        "value": number(one.value),
-        "layout": one.layout,
-        "source": one.source,
-        "fields": [
-            {
-                "name": each.name,
-                "bits": [each.high, each.low],
-                "value": number(each.value),
-                "text": each.text,
-                "doc": each.doc,
-            }
-            for each in one.fields
-        ],
-        "reserved_bits_set": [bit for bit in range(64) if one.reserved >> bit & 1],
-    }

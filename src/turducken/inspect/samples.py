@@ -166,7 +166,8 @@ def write_samples(directory: Path) -> None:
         memory, roots = make()
         regions = used_pages(memory, roots)
         ram = [(0, memory.size)]
-        write_snapshot(str(directory / name), memory, regions, roots=roots, maxphyaddr=46, ram=ram)
+        with open(directory / name, "wb") as stream:
+            write_snapshot(stream, memory, regions, roots=roots, maxphyaddr=46, ram=ram)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from turducken.inspect.chain import ChainWalk, StageWalk
-from turducken.inspect.decode import Decoded, flags_of
+from turducken.inspect.decode import flags_of
 from turducken.inspect.find import Candidate
 from turducken.inspect.findings import Finding, Report, Severity
 from turducken.inspect.text import leaf_sizes, outcome, size_text, step_lines
@@ -233,18 +233,3 @@ def candidates_view(candidates: Sequence[Candidate], limit: int) -> RenderableTy
     if len(candidates) > limit:
         return Group(view, Text(f"... and {len(candidates) - limit} more (--limit)", "dim"))
     return view
-
-
-def decoded_view(one: Decoded) -> RenderableType:
-    """Show a value field by field."""
-    view = _table("bits", "field", "value", "meaning", right=["bits"])
-    view.columns[-1].no_wrap = False
-    for each in one.fields:
-        bits = str(each.low) if each.high == each.low else f"{each.high}:{each.low}"
-        style = "bold" if each.value else "dim"
-        view.add_row(bits, Text(each.name, style), Text(each.text, style), each.doc)
-    parts: list[RenderableType] = [Text(f"{one.value:#x} as {one.layout}", "bold"), view]
-    if one.reserved:
-        places = ", ".join(str(bit) for bit in range(64) if one.reserved >> bit & 1)
-        parts.append(Text(f"reserved bits set: {places}", "bold red"))
-    return Group(*parts)

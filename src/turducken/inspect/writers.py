@@ -3,7 +3,7 @@
 import json
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import BinaryIO, NamedTuple
+from typing import IO, NamedTuple
 
 from turducken.inspect.dumps import (
     ET_CORE,
@@ -60,14 +60,14 @@ def _chunks(memory: Memory, extent: Extent) -> Iterator[tuple[int, bytes]]:
             yield at, data
 
 
-def _copy(memory: Memory, extent: Extent, stream: BinaryIO, offset: int) -> None:
+def _copy(memory: Memory, extent: Extent, stream: IO[bytes], offset: int) -> None:
     for at, data in _chunks(memory, extent):
         stream.seek(offset + at)
         stream.write(data)
 
 
 def write_raw(
-    stream: BinaryIO, memory: Memory, extents: Sequence[Extent], *, base: int = 0
+    stream: IO[bytes], memory: Memory, extents: Sequence[Extent], *, base: int = 0
 ) -> None:
     """Write memory byte for byte: the byte at address A is at offset A - ``base``.
 
@@ -79,7 +79,7 @@ def write_raw(
         stream.truncate(extents[-1].address + extents[-1].size - base)
 
 
-def write_lime(stream: BinaryIO, memory: Memory, extents: Sequence[Extent]) -> None:
+def write_lime(stream: IO[bytes], memory: Memory, extents: Sequence[Extent]) -> None:
     """Write a LiME dump: every run of adjacent extents after a header."""
     at = 0
     for run in _runs(extents):
@@ -94,7 +94,7 @@ def write_lime(stream: BinaryIO, memory: Memory, extents: Sequence[Extent]) -> N
 
 
 def write_elf(
-    stream: BinaryIO,
+    stream: IO[bytes],
     memory: Memory,
     extents: Sequence[Extent],
     *,
@@ -154,7 +154,7 @@ def _note(about: Mapping[str, object]) -> bytes:
 
 
 def write_snapshot(
-    path: str,
+    stream: IO[bytes],
     memory: Memory,
     regions: Sequence[tuple[int, int]],
     *,
@@ -162,7 +162,7 @@ def write_snapshot(
     maxphyaddr: int | None = None,
     ram: Sequence[tuple[int, int]] | None = None,
 ) -> None:
-    """Write a turducken snapshot of the memory in ``regions`` (base, size) to ``path``.
+    """Write a turducken snapshot of the memory in ``regions`` (base, size) to ``stream``.
 
     ``roots`` names register values for ``--via``, such as ``cpu0.ept01``. ``ram`` tells where the
     machine has RAM, if ``regions`` are not all of it. Zero pages take no space in the file.
@@ -173,11 +173,10 @@ def write_snapshot(
     if ram is not None:
         about["ram"] = [list(one) for one in ram]
     extents = [Extent(base, size, base) for base, size in regions]
-    with open(path, "wb") as stream:
-        write_elf(stream, memory, extents, about=about)
+    write_elf(stream, memory, extents, about=about)
 
 
-WRITERS: dict[str, Callable[[BinaryIO, Memory, Sequence[Extent]], None]] = {
+WRITERS: dict[str, Callable[[IO[bytes], Memory, Sequence[Extent]], None]] = {
     "raw": write_raw,
     "elf": write_elf,
     "lime": write_lime,

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from turducken.cpu.cpuid import CRYSTAL_HERTZ
+from turducken.cpu.engine import LONGEST_BLOCK
 from turducken.cpu.intercepts import HANDLERS
 from turducken.cpu.processor import Parts, Processor
 from turducken.cpu.surroundings import Activity
@@ -53,6 +54,8 @@ class Outcome(Enum):
     LIMIT = "limit"
     STUCK = "stuck"
     """VM exit follows VM exit, or a wait another, and no processor executes an instruction."""
+    TIMEOUT = "timeout"
+    INTERRUPTED = "interrupted"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +92,11 @@ class Unclaimed:
 
 @dataclass(slots=True)
 class Stop:
-    """Why the run is over, once it is."""
+    """Why the run is over, once it is.
+
+    ``code`` is the guest's own for `Outcome.GUEST_EXIT`, the signal's number for
+    `Outcome.INTERRUPTED`.
+    """
 
     outcome: Outcome | None = None
     code: int = 0
@@ -266,9 +273,13 @@ class Machine:
         """Instructions executed by all processors so far."""
         return sum(one.engine.executed for one in self.processors)
 
+    def limit_instructions(self, number: int | None) -> None:
+        """Let the run end after exactly so many more instructions of all processors together."""
+        self._limit = None if number is None else self.instructions + number
+
     def run(self, max_instructions: int | None = None) -> Outcome:
         """Run until something ends the run; return why."""
-        self._limit = None if max_instructions is None else self.instructions + max_instructions
+        self.limit_instructions(max_instructions)
         while self.stop.outcome is None:
             self.turn()
         return self.stop.outcome
@@ -287,8 +298,6 @@ class Machine:
             self._skip_idle_time()
         elif self._is_stuck():
             self.end(Outcome.STUCK)
-        elif self._limit is not None and self.instructions >= self._limit:
-            self.end(Outcome.LIMIT)
 
     def _is_stuck(self) -> bool:
         """Tell, after a turn of busy processors, whether nothing will come of it any more."""
@@ -337,12 +346,19 @@ class Machine:
         self._running = processor
         self._started_at = processor.engine.executed
         self._turn_began = self.clock.now
-        processor.run(self._quantum())
+        quantum = self._quantum()
+        if self._limit is not None:
+            left = self._limit - self.instructions
+            processor.is_exact = left <= quantum + LONGEST_BLOCK
+            quantum = min(quantum, left)
+        processor.run(quantum)
         now = self.now
         self._running = None
         self.clock.advance_to(now)
         if processor.activity is Activity.SHUTDOWN and processor.guest is None:
             self.end(Outcome.TRIPLE_FAULT)
+        elif self._limit is not None and self.instructions >= self._limit:
+            self.end(Outcome.LIMIT)
 
     def _skip_idle_time(self) -> None:
         """Go to the next moment at which something can happen; none is the end of the run."""

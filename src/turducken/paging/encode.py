@@ -3,6 +3,7 @@
 from functools import lru_cache
 
 from turducken.arch.memory_types import PAT_RESET, MemoryType
+from turducken.errors import UserError
 from turducken.paging import entries as e
 from turducken.paging import rights
 from turducken.paging.formats import BoundFormat
@@ -12,7 +13,7 @@ PAGING_TABLE = e.PTE.mask("P", "R/W", "U/S")
 _BY_LETTER = (("G", e.PTE.mask("G")), ("A", e.PTE.mask("A")), ("D", e.PTE.mask("D")))
 
 
-class CannotEncodeError(ValueError):
+class CannotEncodeError(UserError, ValueError):
     """The format has no entry with such attributes."""
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from turducken.address import PAGE_SIZE
 from turducken.arch.memory_types import PAT_RESET
+from turducken.errors import UserError
 from turducken.memory import Memory
 from turducken.paging import rights
 from turducken.paging.encode import leaf_address, leaf_flags, leaf_flags_mask, table_entry
@@ -27,7 +28,7 @@ Allocate = Callable[[], int]
 Free = Callable[[int], None]
 
 
-class OutOfTablesError(MemoryError):
+class OutOfTablesError(UserError, MemoryError):
     """The allocator has no more pages for tables."""
 
 

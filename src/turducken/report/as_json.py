@@ -6,6 +6,7 @@ from typing import Any
 
 from turducken.machine.machine import Outcome
 from turducken.report.journey import journeys_as_list
+from turducken.report.words import signal_name
 from turducken.system import ExitCount, Mode, ProcessorResult, Result, System
 from turducken.vmx.exit_reasons import name_of
 
@@ -16,6 +17,7 @@ def result_as_dict(system: System, result: Result) -> dict[str, Any]:
     return {
         "outcome": result.outcome.value,
         "guest_exit_code": result.code if result.outcome is Outcome.GUEST_EXIT else None,
+        "signal": signal_name(result.code) if result.outcome is Outcome.INTERRUPTED else None,
         "matched": result.matched,
         "image": options.image.name,
         "mode": options.mode.value,

@@ -58,15 +58,13 @@ Attach = Callable[[System], Callable[[], int]]
 """Lets the sanitizer follow a system; what it returns tells how many invalidations are missing."""
 
 
-def watch(
-    attach: Attach, check: Callable[[], None], *, sharing: str = "one", seed: int = 0
-) -> Iterator[Sighting]:
-    """Run every case, without the shootdown first; ``check`` is called at every turn."""
+def watch(attach: Attach, *, sharing: str = "one", seed: int = 0) -> Iterator[Sighting]:
+    """Run every case, without the shootdown first."""
     for shootdown in (False, True):
         for policy in POLICIES:
             system = System(_options(policy, shootdown=shootdown, sharing=sharing, seed=seed))
             count = attach(system)
-            result = system.run(_LIMIT, check)
+            result = system.run(_LIMIT)
             yield _sighting(result.console, policy, count(), shootdown=shootdown)
 
 

@@ -1,5 +1,7 @@
 """Numbers and outcomes in words."""
 
+import signal
+
 from turducken.hypervisor.events import StopKind
 from turducken.machine.machine import Outcome
 from turducken.system import Result
@@ -9,6 +11,7 @@ _OUTCOMES = {
     Outcome.HALTED: "all processors halted for good",
     Outcome.LIMIT: "the limit of instructions was reached",
     Outcome.STUCK: "stuck: VM exits or waits without an instruction between them",
+    Outcome.TIMEOUT: "the time that --timeout gives was over",
 }
 
 
@@ -19,10 +22,17 @@ def outcome_in_words(result: Result) -> str:
         return f"the guest ended the run with {result.code} ({verdict})"
     if result.outcome in (Outcome.UNTIL, Outcome.FAIL_ON):
         return f"--{result.outcome.value} matched: {result.matched}"
+    if result.outcome is Outcome.INTERRUPTED:
+        return f"interrupted ({signal_name(result.code)})"
     told = [one for one in result.stopped if one.kind is not StopKind.TRIPLE_FAULT]
     if result.outcome is Outcome.TRIPLE_FAULT and told:
         return "; ".join(f"processor {one.processor} was stopped: {one.why}" for one in told)
     return _OUTCOMES[result.outcome]
+
+
+def signal_name(number: int) -> str:
+    """Return SIGINT, SIGTERM ..."""
+    return signal.Signals(number).name
 
 
 def short_number(value: float) -> str:

@@ -1,6 +1,5 @@
 """A whole system: machine, firmware, image and, in nested mode, our hypervisor underneath."""
 
-import math
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -14,7 +13,7 @@ from turducken.machine.machine import Machine, MachineOptions, Outcome
 from turducken.symbols import Names
 from turducken.system import nested, start
 from turducken.system.console import Console, Watch
-from turducken.system.errors import SetupError
+from turducken.system.errors import CutShort, SetupError
 from turducken.system.options import Mode, SystemOptions
 from turducken.system.result import ExitCount, ProcessorResult, Result, TlbTotals
 
@@ -59,15 +58,22 @@ class System:
         else:
             start.start(self.machine.processors[0], self.boot_state)
         self.host_seconds = 0.0
+        self.is_running = False
 
     def run(self, stops: Stops | None = None, on_turn: Callable[[], None] | None = None) -> Result:
-        """Run to the end; ``on_turn`` is called whenever every processor has had a turn."""
+        """Run to the end; ``on_turn`` is called whenever every processor has had a turn.
+
+        Somebody outside may end the run too: with `Machine.end`, and where that does not suffice,
+        with a `CutShort` raised while ``is_running``.
+        """
         stops = stops or Stops()
         watch = Watch(stops.until, stops.fail_on, self._found)
         lines = self.console.subscribe(watch.line)
         began = time.perf_counter()
         try:
             self._run_turns(stops, watch, on_turn)
+        except CutShort:
+            pass  # the machine knows the outcome
         except UnsuitableProcessorError as error:
             raise nested.explain_unsuitable(error, self.options) from None
         finally:
@@ -78,16 +84,18 @@ class System:
     def _run_turns(self, stops: Stops, watch: Watch, on_turn: Callable[[], None] | None) -> None:
         machine = self.machine
         idle = _Idleness(self)
-        limit = math.inf if stops.max_instructions is None else stops.max_instructions
-        while machine.stop.outcome is None:
-            machine.turn()
-            if machine.stop.outcome is not None:
-                return
-            idle.turn(watch)
-            if machine.instructions >= limit:
-                machine.end(Outcome.LIMIT)
-            if on_turn is not None:
-                on_turn()
+        machine.limit_instructions(stops.max_instructions)
+        try:
+            self.is_running = True
+            while machine.stop.outcome is None:
+                machine.turn()
+                if machine.stop.outcome is not None:
+                    return
+                idle.turn(watch)
+                if on_turn is not None:
+                    on_turn()
+        finally:
+            self.is_running = False
 
     def _found(self, name: str, line: str) -> None:
         self.matched = line

@@ -6,7 +6,7 @@ the processor that L0 shows L1 (`turducken.system.offered`): what L0 withholds i
 violations that a processor may leave out are left out.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 
@@ -89,13 +89,11 @@ class Comparison:
         return (bare.outcome, bare.code) == (nested.outcome, nested.code)
 
 
-def compare(
-    options: SystemOptions, stops: Stops, on_turn: Callable[[System], None] | None = None
-) -> Comparison:
-    """Run the image bare and nested, and compare; ``on_turn`` as in `System.run`."""
+def compare(options: SystemOptions, stops: Stops) -> Comparison:
+    """Run the image bare and nested, and compare."""
     shown = profile_of_l1(options.profile, options.offer)
-    bare = _record(replace(options, mode=Mode.BARE, profile=shown), stops, on_turn)
-    nested = _record(replace(options, mode=Mode.NESTED), stops, on_turn)
+    bare = _record(replace(options, mode=Mode.BARE, profile=shown), stops)
+    nested = _record(replace(options, mode=Mode.NESTED), stops)
     lines = [one.result.console.split("\n") for one in (bare, nested)]
     found = (
         _first_difference(both[0], both[1], cpu)
@@ -109,9 +107,7 @@ def compare(
     )
 
 
-def _record(
-    options: SystemOptions, stops: Stops, on_turn: Callable[[System], None] | None
-) -> Recorded:
+def _record(options: SystemOptions, stops: Stops) -> Recorded:
     system = System(options)
     exits: list[list[SeenExit]] = [[] for _ in range(options.cpus)]
     if system.hypervisor is not None:
@@ -119,7 +115,7 @@ def _record(
     else:
         for processor in system.machine.processors:
             processor.on_event = lambda *told: _note_exit(exits, *told)
-    result = system.run(stops, None if on_turn is None else lambda: on_turn(system))
+    result = system.run(stops)
     return Recorded(result, exits)
 
 

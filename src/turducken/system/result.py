@@ -8,7 +8,10 @@ from turducken.hypervisor.explain import Explanation
 from turducken.machine.machine import Outcome, Unclaimed
 
 SUCCESSES = frozenset({Outcome.UNTIL})
-SUCCESS_STATUS, FAILURE_STATUS, USAGE_STATUS, LIMIT_STATUS = 0, 1, 2, 3
+_LIMITS = frozenset({Outcome.LIMIT, Outcome.TIMEOUT})
+SUCCESS_STATUS, FAILURE_STATUS, LIMIT_STATUS = 0, 1, 3
+SIGNAL_STATUS = 128
+"""Plus the number of the signal that ended the run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +80,11 @@ class Result:
 
     @property
     def exit_status(self) -> int:
-        """The status for a shell: 0 success, 1 failure, 3 a limit."""
-        if self.outcome is Outcome.LIMIT:
+        """The status for a shell: 0 success, 1 failure, 3 a limit, 128 and a signal's number."""
+        if self.outcome in _LIMITS:
             return LIMIT_STATUS
+        if self.outcome is Outcome.INTERRUPTED:
+            return SIGNAL_STATUS + self.code
         if self.outcome is Outcome.GUEST_EXIT:
             return SUCCESS_STATUS if self.code == 0 else FAILURE_STATUS
         return SUCCESS_STATUS if self.outcome in SUCCESSES else FAILURE_STATUS

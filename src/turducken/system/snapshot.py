@@ -1,17 +1,18 @@
 """A system's memory and roots as a snapshot file, for `turducken pt` and other tools."""
 
+from typing import IO
+
 from turducken.inspect.writers import write_snapshot
 from turducken.system.assembly import System
 
 _EPTP_WRITE_BACK_WALK_4 = 0x1E
 
 
-def save_snapshot(system: System, path: str) -> None:
-    """Write the machine's RAM to ``path``, with the roots that `pt --via` can name.
+def save_snapshot(system: System, stream: IO[bytes]) -> None:
+    """Write the machine's RAM to ``stream``, with the roots that `pt --via` can name.
 
     ``cpuN.cr3`` is what the processor translates with at present; in nested mode ``cpuN.ept01`` is
-    L1's, and once L1 has run a guest with EPT there, ``cpuN.ept12`` and ``cpuN.ept02``. Raises
-    OSError where the file cannot be written.
+    L1's, and once L1 has run a guest with EPT there, ``cpuN.ept12`` and ``cpuN.ept02``.
     """
     machine = system.machine
     roots = {f"cpu{one.index}.cr3": one.state.cr3 for one in machine.processors}
@@ -29,4 +30,4 @@ def save_snapshot(system: System, path: str) -> None:
             roots[f"{name}.ept02"] = table.root | _EPTP_WRITE_BACK_WALK_4
     regions = [(one.base, one.size) for one in machine.memory.regions]
     bits = system.options.profile.cpu.physical_address_bits
-    write_snapshot(path, machine.memory, regions, roots=roots, maxphyaddr=bits)
+    write_snapshot(stream, machine.memory, regions, roots=roots, maxphyaddr=bits)

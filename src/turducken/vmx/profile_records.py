@@ -4,8 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
+from turducken.errors import UserError
 
-class ProfileError(Exception):
+
+class ProfileError(UserError):
     """A profile cannot be used; the message is one line that names the file and the key."""
 
 

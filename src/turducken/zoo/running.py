@@ -1,6 +1,5 @@
 """Running one form of a scenario, and judging whether it did what it should."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from turducken.apps import AppRequest
@@ -125,12 +124,7 @@ def options_for(scenario: Scenario, form: Form, conditions: Conditions) -> Syste
     return options
 
 
-def run_form(
-    scenario: Scenario,
-    form: Form,
-    conditions: Conditions | None = None,
-    on_turn: Callable[[], None] | None = None,
-) -> FormResult:
+def run_form(scenario: Scenario, form: Form, conditions: Conditions | None = None) -> FormResult:
     """Run one form to its end; what goes wrong in it, in L0 too, is a result like any other."""
     options = options_for(scenario, form, conditions or Conditions())
     system = System(options)
@@ -139,7 +133,7 @@ def run_form(
         system.hypervisor.events.subscribers.append(_Patience())
     trouble: list[str] = []
     try:
-        result = system.run(Stops(max_instructions=MOST_INSTRUCTIONS), on_turn)
+        result = system.run(Stops(max_instructions=MOST_INSTRUCTIONS))
     except _StuckError as error:
         trouble.append(f"L0: {error}")
         result = system.result()

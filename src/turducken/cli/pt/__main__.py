@@ -1,5 +1,8 @@
 """``python -m turducken.cli.pt``."""
 
-from turducken.cli.pt import app
+import sys
 
-app()
+from turducken.cli import main
+
+sys.argv.insert(1, "pt")
+main()

@@ -1,4 +1,4 @@
-"""``turducken pt walk, dump, read, find, decode``: what is there."""
+"""``turducken pt walk, dump, read, find``: what is there."""
 
 from itertools import islice
 from pathlib import Path
@@ -11,25 +11,22 @@ from turducken.cli.pt.session import (
     Limit,
     Session,
     Via,
-    app,
     command,
-    one_line_errors,
-    print_result,
 )
 from turducken.inspect import records, tables
 from turducken.inspect.chain import Through, is_canonical_for, walk_chain
-from turducken.inspect.decode import LAYOUTS
-from turducken.inspect.decode import decode as decode_value
-from turducken.inspect.dumps import parse_number
 from turducken.inspect.errors import InspectError
 from turducken.inspect.find import SEARCHED, find_roots, space_of
+from turducken.inspect.numbers import parse_number
 from turducken.inspect.text import hexdump, size_text
 from turducken.inspect.through import BulkThrough, ChainMap
 from turducken.memory import Memory, MemoryHoleError
 from turducken.paging.scan import scan
 
+app = typer.Typer(add_completion=False)
 
-@command("walk")
+
+@command(app, "walk")
 def walk(
     session: Session,
     address: Annotated[str, typer.Argument(help="An address of the innermost guest.")],
@@ -45,7 +42,7 @@ def walk(
     session.show(records.chain_walk(way), tables.walk_view(way))
 
 
-@command("dump")
+@command(app, "dump")
 def dump(
     session: Session,
     via: Via,
@@ -97,7 +94,7 @@ def dump(
     session.show(record, *views, summary)
 
 
-@command("read")
+@command(app, "read")
 def read(
     session: Session,
     address: Annotated[str, typer.Argument(help="An address of the innermost guest.")],
@@ -138,7 +135,7 @@ def read(
         raise typer.Exit(1)
 
 
-@command("find")
+@command(app, "find")
 def find(
     session: Session,
     via: Via = "",
@@ -166,17 +163,3 @@ def find(
     found = find_roots(memory, space, wanted)
     record = {"candidates": [records.candidate(one) for one in found[:limit]], "count": len(found)}
     session.show(record, tables.candidates_view(found, limit))
-
-
-@app.command("decode")
-def decode(
-    value: Annotated[str, typer.Argument(help="The value of an entry or register.")],
-    kind: Annotated[
-        str, typer.Option("--as", metavar="KIND", help=f"One of: {', '.join(LAYOUTS)}.")
-    ],
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> None:
-    """Take an entry or a register apart, field by field."""
-    with one_line_errors():
-        decoded = decode_value(parse_number(value, "VALUE"), kind)
-        print_result(records.decoded(decoded), (tables.decoded_view(decoded),), as_json=as_json)

@@ -2,31 +2,20 @@
 
 import functools
 import inspect
-import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
 
+from turducken.cli.pt.printing import one_line_errors, print_result
 from turducken.inspect import records
 from turducken.inspect.chain import Stage
 from turducken.inspect.errors import InspectError
 from turducken.inspect.opening import SOURCE_HELP, AnySource, Reading, open_source
-from turducken.memory import MemoryHoleError
-from turducken.paging.encode import CannotEncodeError
-from turducken.paging.table import OutOfTablesError
-
-app = typer.Typer(
-    help="Look at page tables and EPTs, in dumps and stopped machines.", no_args_is_help=True
-)
-
-BAD_USAGE = 2
-_USER_ERRORS = (InspectError, CannotEncodeError, OutOfTablesError, OSError)
 
 Via = Annotated[
     str,
@@ -88,38 +77,6 @@ class Session:
             print(f"warning: {warning}", file=sys.stderr)
 
 
-def print_result(
-    record: records.Record, views: tuple[RenderableType, ...], *, as_json: bool
-) -> None:
-    """Print a result as JSON, or for people."""
-    if as_json:
-        print(json.dumps(record, indent=2))
-        return
-    # Not cut to 80 columns where nobody's terminal is.
-    console = Console() if sys.stdout.isatty() else Console(width=240)
-    for view in views:
-        console.print(view)
-
-
-@contextmanager
-def one_line_errors() -> Iterator[None]:
-    """Turn what a user did wrong into one line on stderr and the status for it."""
-    try:
-        yield
-    except BrokenPipeError:
-        sys.stderr.close()  # the reader has seen enough
-        raise typer.Exit(0) from None
-    except MemoryHoleError as hole:
-        _fail(f"the source has no memory at {hole.address:#x}")
-    except _USER_ERRORS as error:
-        _fail(str(error))
-
-
-def _fail(message: str) -> None:
-    print(f"turducken pt: {message}", file=sys.stderr)
-    raise typer.Exit(BAD_USAGE)
-
-
 def _reads_source(
     source: Annotated[str, typer.Argument(metavar="SOURCE", help=SOURCE_HELP)],
     base: Annotated[str, typer.Option("--base", help="A raw dump's first address.")] = "0",
@@ -142,8 +99,8 @@ def _reads_source(
     """Hold the parameters that every command with a source has; see `command`."""
 
 
-def command(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Register a command: it gets a `Session` for its source, and the shared options."""
+def command(app: typer.Typer, name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Register a command of ``app``: it gets a `Session` for its source, and the shared options."""
     shared = inspect.signature(_reads_source).parameters
     first, options = shared["source"], [one for key, one in shared.items() if key != "source"]
 

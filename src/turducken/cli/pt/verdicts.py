@@ -28,8 +28,10 @@ from turducken.inspect.through import ChainMap
 from turducken.paging.compare import compare
 from turducken.paging.ranges import RangeTable
 
+app = typer.Typer(add_completion=False)
 
-@command("diff")
+
+@command(app, "diff")
 def diff(
     session: Session,
     via: Via,
@@ -62,7 +64,7 @@ def diff(
         raise typer.Exit(1)
 
 
-@command("check")
+@command(app, "check")
 def check(
     session: Session,
     via: Via = "",

@@ -11,11 +11,11 @@ from turducken.cli.pt.session import Ept01, Ept02, Ept12, Limit, Output, Session
 from turducken.inspect import records, tables
 from turducken.inspect.chain import Stage
 from turducken.inspect.check import check_shadow
-from turducken.inspect.dumps import parse_number
 from turducken.inspect.errors import InspectError
 from turducken.inspect.export import export as export_memory
 from turducken.inspect.findings import Report
 from turducken.inspect.moved import MovedMemory
+from turducken.inspect.numbers import parse_number
 from turducken.inspect.render import Panel, render_page, render_svg
 from turducken.inspect.text import size_text
 from turducken.inspect.through import ChainMap
@@ -26,8 +26,10 @@ from turducken.paging.formats import EPT
 from turducken.paging.ranges import RangeTable
 from turducken.paging.table import BumpAllocator
 
+app = typer.Typer(add_completion=False)
 
-@command("compose")
+
+@command(app, "compose")
 def compose(
     session: Session,
     via: Via,
@@ -76,7 +78,7 @@ def _write_table(ranges: RangeTable, base: int, output: Path, session: Session) 
     return root, size
 
 
-@command("export")
+@command(app, "export")
 def export(
     session: Session,
     output: Output,
@@ -102,7 +104,7 @@ def export(
     session.show(record, text)
 
 
-@command("render")
+@command(app, "render")
 def render(
     session: Session,
     output: Output,

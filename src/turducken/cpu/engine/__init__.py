@@ -4,9 +4,18 @@ Unicorn runs in AMD SVM guest mode with every intercept set, so that each instru
 is the processor's (ours) stops before it has an effect. Nothing outside this package knows that.
 """
 
-from turducken.cpu.engine.engine import Engine, EngineHost, Trap
+from turducken.cpu.engine.engine import LONGEST_BLOCK, Engine, EngineHost, Trap
 from turducken.cpu.engine.library import EngineError
 from turducken.cpu.engine.segments import Segment, SegmentIndex
 from turducken.cpu.engine.state import State
 
-__all__ = ["Engine", "EngineError", "EngineHost", "Segment", "SegmentIndex", "State", "Trap"]
+__all__ = [
+    "LONGEST_BLOCK",
+    "Engine",
+    "EngineError",
+    "EngineHost",
+    "Segment",
+    "SegmentIndex",
+    "State",
+    "Trap",
+]

@@ -24,6 +24,9 @@ _EMPTY_BUS = 1 << 47
 """Engine-physical: a page of ones, for code where there is no RAM (the engine runs none of a
 device's, nor does it say so)."""
 
+LONGEST_BLOCK = 512
+"""Instructions that a block has at most: a run may go on for so many beyond its budget."""
+
 READ, WRITE, FETCH = 0, 1, 2
 """Kinds of access."""
 
@@ -188,8 +191,9 @@ class Engine:
         limit.left = self._running_budget = budget
         self.fields.allow()
         trap = self._run(0)
-        self.executed += self._running_budget - limit.left
-        self._running_budget = limit.left
+        left = limit.left  # read first: a signal's handler may call `request_stop` just before
+        self.executed += self._running_budget - left
+        self._running_budget = left
         return trap
 
     def step(self) -> int:

@@ -14,11 +14,13 @@ from typing import Any
 from unicorn import Uc, unicorn_const, x86_const
 from unicorn.unicorn_py3.unicorn import uc_tb, uclib
 
+from turducken.errors import UserError
+
 SUPPORTED = (2, 1)
 """The minor version whose private layout `turducken.cpu.engine.state` knows."""
 
 
-class EngineError(Exception):
+class EngineError(UserError):
     """The instruction engine's build cannot be used; the message says why."""
 
 
