@@ -36,6 +36,7 @@ from turducken.cpu.linear import LinearMemory
 from turducken.cpu.msrs import MsrFile
 from turducken.cpu.surroundings import Activity, LocalApicPort, MtrrPort, NoApic, Platform
 from turducken.cpu.vmx_operations import field_table, update_intercepts
+from turducken.diagnosis import Report
 from turducken.memory import PhysicalMemory
 from turducken.mmu.context import Context
 from turducken.mmu.faults import ApicAccess, Fault, PageFault
@@ -160,6 +161,7 @@ class Processor:
         self.root: Generator[Wait, None, None] | None = None
         self.root_wait: Wait | None = None
         self.on_event: Callable[[str, Processor, tuple[object, ...]], None] | None = None
+        self.on_diagnosis: Report | None = None
         self.handlers: Handlers[int, Callable[[Processor], None]] = {}
         self.msrs = MsrFile(self)
         self.reset()

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from turducken.arch.registers import CR0, EFER
 from turducken.cpu import vm_exit
 from turducken.cpu.control_registers import is_pae_paging, sync_mmu
+from turducken.cpu.diagnosing import tell_failed, tell_msr_loading, tell_refused_entry
 from turducken.cpu.engine.state import MSR_WORDS
 from turducken.cpu.events import Event, EventKind
 from turducken.cpu.guest_controls import GuestControls, PinBased, Primary, Secondary
@@ -16,6 +17,8 @@ from turducken.mmu.mmu import PageModificationLog
 from turducken.vmx import vmcs_fields as f
 from turducken.vmx.exit_information import PENDING_DEBUG
 from turducken.vmx.exit_reasons import ENTRY_FAILURE, ExitReason
+from turducken.vmx.explain import Operands
+from turducken.vmx.gates import Instruction
 from turducken.vmx.instructions import VmResult
 from turducken.vmx.vmcs import Vmcs
 
@@ -30,6 +33,7 @@ _VALID, _HAS_ERROR = 1 << 31, 1 << 11
 _BLOCKING_STI, _BLOCKING_MOV_SS, _BLOCKING_NMI = 1, 2, 8
 _VALID_DEBUG = PENDING_DEBUG.mask("BS", "ENABLED")
 """There are pending debug exceptions only where one of these bits is 1."""
+_INSTRUCTIONS = (Instruction.VMRESUME, Instruction.VMLAUNCH)
 _KEEPING_DEBUG = frozenset({EventKind.SOFTWARE_INTERRUPT, EventKind.SOFTWARE_EXCEPTION})
 
 
@@ -38,11 +42,14 @@ def enter(p: "Processor", *, is_launch: bool) -> VmResult | None:
     mov_ss = p.root is None and p.state.in_shadow and not p.is_blocked_by_sti()
     refused = p.vmx.entry_precondition(is_launch=is_launch, is_blocked_by_mov_ss=mov_ss)
     if refused is not None:
+        if p.root is None:
+            tell_failed(p, _INSTRUCTIONS[is_launch], Operands(), refused)
         return refused
     vmcs = vm_exit.current_vmcs(p)
     is_ia32e = p.root is not None or bool(p.state.efer & _LMA)
     failure = p.entry_checker.check(vmcs, p.memory, is_ia32e_mode=is_ia32e)
     if failure is not None:
+        tell_refused_entry(p, vmcs, failure, is_launch=is_launch, is_ia32e_mode=is_ia32e)
         if failure.error is not None:
             return p.vmx.fail(failure.error)
         fail(p, vmcs, ExitReason.ENTRY_FAILURE_GUEST_STATE, failure.qualification)
@@ -55,6 +62,7 @@ def enter(p: "Processor", *, is_launch: bool) -> VmResult | None:
     p.policy.crossed(p.tlb)
     wrong = load_msrs(p, vmcs, f.ENTRY_MSR_LOAD_ADDRESS, f.ENTRY_MSR_LOAD_COUNT)
     if wrong is not None:
+        tell_msr_loading(p, vmcs, wrong, is_launch=is_launch)
         fail(p, vmcs, ExitReason.ENTRY_FAILURE_MSR_LOADING, wrong)
         return None
     if is_launch:

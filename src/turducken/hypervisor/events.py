@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Literal
 
+from turducken.diagnosis import Diagnosis, Key
+
 Level = Literal[1, 2]
 """Which guest a VM exit came from."""
 Handler = Literal["L0", "L1", "app"]
@@ -137,10 +139,12 @@ Event = (
 class Events:
     """Subscribers; publish only ``if events.subscribers``."""
 
-    __slots__ = ("subscribers",)
+    __slots__ = ("on_diagnosis", "subscribers")
 
     def __init__(self) -> None:
         self.subscribers: list[Callable[[Event], None]] = []
+        self.on_diagnosis: Callable[[int, Key, Callable[[], Diagnosis]], None] | None = None
+        """Told of what L1 did wrong: the processor, and what `diagnosis.Report` takes."""
 
     def publish(self, event: Event) -> None:
         """Tell every subscriber."""

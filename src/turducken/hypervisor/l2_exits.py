@@ -53,7 +53,8 @@ def on_exit(vcpu: "Vcpu") -> "Handling":
     slots = context.vmcs02.slots
     reason = slots[f.EXIT_REASON.slot]
     counts = vcpu.statistics.exits_l2
-    counts[reason] = counts.get(reason, 0) + 1
+    basic = reason & 0xFFFF
+    counts[basic] = counts.get(basic, 0) + 1
     if reason & ENTRY_FAILURE:
         vcpu.nested.entry_failed(reason & 0xFFFF, slots[f.EXIT_QUALIFICATION.slot])
         return None

@@ -11,6 +11,12 @@ from turducken.address import PAGE_SIZE, Gpa1, Hpa
 from turducken.arch import msr
 from turducken.arch.registers import CR0, CR3, CR4, EFER
 from turducken.hypervisor import stopping
+from turducken.hypervisor.diagnosing import (
+    tell_failed,
+    tell_failed_entry,
+    tell_msr_loading,
+    tell_refused_entry,
+)
 from turducken.hypervisor.events import GivenToL1, NestedEntry
 from turducken.hypervisor.host_state import (
     HostImage,
@@ -29,7 +35,7 @@ from turducken.hypervisor.merge import (
     kept_by_exit,
     merge_controls,
 )
-from turducken.hypervisor.msr_lists import MsrLists
+from turducken.hypervisor.msr_lists import LIMIT, MsrLists
 from turducken.hypervisor.shadow.compose import EptView, Log12
 from turducken.hypervisor.shadow.policy import Root12
 from turducken.hypervisor.vmx_unit import CachedVmcs
@@ -48,6 +54,8 @@ from turducken.vmx.exit_information import (
     EventType,
 )
 from turducken.vmx.exit_reasons import ENTRY_FAILURE, ExitReason
+from turducken.vmx.explain import Operands
+from turducken.vmx.gates import Instruction
 from turducken.vmx.instructions import VmResult
 from turducken.vmx.vmcs import Slots, Vmcs
 from turducken.vmx.vmcs_fields import VmcsField
@@ -233,18 +241,19 @@ class Nested:
             is_launch=is_launch, is_blocked_by_mov_ss=bool(blocking & BLOCKING_BY_MOV_SS)
         )
         if refused is not None:
+            instruction = Instruction.VMLAUNCH if is_launch else Instruction.VMRESUME
+            tell_failed(vcpu, instruction, Operands(), refused)
             return refused
         vmcs12 = unit.current12
         context = self._contexts[unit.pointer]
         if vcpu.system.faults.walk_length_unchecked:
             vmcs12.write(f.EPTP, e.EPTP["WALK"].put(vmcs12.read(f.EPTP), _WALK_LENGTH))
+        is_ia32e = bool(slots01[f.GUEST_EFER.slot] & _LMA)
         failure = self._checker.check(
-            vmcs12,
-            vcpu.memory,
-            is_ia32e_mode=bool(slots01[f.GUEST_EFER.slot] & _LMA),
-            pointer=unit.pointer,
+            vmcs12, vcpu.memory, is_ia32e_mode=is_ia32e, pointer=unit.pointer
         )
         if failure is not None:
+            tell_refused_entry(vcpu, vmcs12, failure, is_launch=is_launch, is_ia32e_mode=is_ia32e)
             if failure.error is not None:
                 return unit.fail(failure.error)
             self._prepare(context, vmcs12)
@@ -253,6 +262,7 @@ class Nested:
         self._prepare(context, vmcs12)
         wrong = self.lists.prepare_entry(vmcs12, context.vmcs02)
         if wrong:
+            tell_msr_loading(vcpu, vmcs12, wrong, limit=LIMIT, is_launch=is_launch)
             self._fail_entry(context, ExitReason.ENTRY_FAILURE_MSR_LOADING, wrong)
             return None
         self._load_guest(context)
@@ -581,6 +591,7 @@ class Nested:
         slots12 = context.vmcs12.slots
         slots12[f.EXIT_REASON.slot] = reason | ENTRY_FAILURE
         slots12[f.EXIT_QUALIFICATION.slot] = qualification
+        self._vcpu.count_reflected(reason)
         self._load_host(context, was_nmi=False)
 
     def entry_failed(self, reason: int, qualification: int) -> None:
@@ -593,6 +604,14 @@ class Nested:
         if reason == ExitReason.ENTRY_FAILURE_GUEST_STATE and not self._is_l1s_doing():
             vcpu.stop_l1(stopping.refused_entry(vcpu))
             return
+        tell_failed_entry(
+            self._vcpu,
+            context.vmcs12,
+            reason,
+            qualification,
+            limit=LIMIT,
+            is_launch=self._launching,
+        )
         if self._launching:
             context.vmcs12.set_clear()
         vcpu.shadow.leave()

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from turducken.arch import msr
 from turducken.arch.exceptions import Vector
 from turducken.arch.registers import CR0, EFER, RFLAGS
+from turducken.hypervisor.diagnosing import tell_failed, tell_refused
 from turducken.hypervisor.events import Invalidated
 from turducken.hypervisor.linear import PageFault
 from turducken.hypervisor.operands import (
@@ -19,6 +20,7 @@ from turducken.paging import entries as e
 from turducken.vmx import vmcs_fields as f
 from turducken.vmx.exit_information import ACCESS_RIGHTS, FIELD_ACCESS_INFORMATION
 from turducken.vmx.exit_reasons import ExitReason as R
+from turducken.vmx.explain import Operands
 from turducken.vmx.gates import Instruction, Mode, Outcome, find_gate
 from turducken.vmx.instructions import (
     INVEPT_SINGLE_CONTEXT,
@@ -73,9 +75,11 @@ def _passes(vcpu: "Vcpu", instruction: Instruction) -> bool:
         and not slots[_SS_RIGHTS] >> 5 & 3
     ):
         return True  # 64-bit mode at CPL 0 in VMX operation: nothing can refuse
-    gate = find_gate(instruction, _mode(vcpu), vcpu.capabilities12)
+    mode = _mode(vcpu)
+    gate = find_gate(instruction, mode, vcpu.capabilities12)
     if gate is None:
         return True
+    tell_refused(vcpu, gate, instruction, mode)
     if gate.outcome is Outcome.UD:
         vcpu.inject(Vector.UD)
     else:
@@ -141,7 +145,9 @@ def _with_pointer(
             return None
         data = _read(vcpu, 8)
         if data is not None:
-            result = execute(vcpu, int.from_bytes(data, "little"))
+            pointer = int.from_bytes(data, "little")
+            result = execute(vcpu, pointer)
+            tell_failed(vcpu, instruction, Operands(pointer), result)
             vcpu.follow_vmcs12()
             finish(vcpu, result)
         return None
@@ -163,12 +169,16 @@ def on_vmxon(vcpu: "Vcpu") -> "Handling":
         return None
     if vcpu.unit.in_operation:
         # It fails without looking at its operand.
-        finish(vcpu, vcpu.unit.vmxon(0))
+        refused = vcpu.unit.vmxon(0)
+        tell_failed(vcpu, Instruction.VMXON, Operands(), refused)
+        finish(vcpu, refused)
         return None
     data = _read(vcpu, 8)
     if data is None:
         return None
-    result = vcpu.unit.vmxon(int.from_bytes(data, "little"))
+    pointer = int.from_bytes(data, "little")
+    result = vcpu.unit.vmxon(pointer)
+    tell_failed(vcpu, Instruction.VMXON, Operands(pointer, was_in_operation=False), result)
     if result.status is VmStatus.SUCCEED:
         vcpu.own_fixed_bits(all_of_them=True)
         vcpu.follow_vmcs12()
@@ -214,8 +224,10 @@ def on_vmread(vcpu: "Vcpu") -> "Handling":
         return None
     vmcs = vcpu.vmcs01
     information = vmcs.read(f.EXIT_INSTRUCTION_INFORMATION)
-    value = vcpu.unit.vmread(field_encoding(vcpu))
+    encoding = field_encoding(vcpu)
+    value = vcpu.unit.vmread(encoding)
     if not isinstance(value, int):
+        tell_failed(vcpu, Instruction.VMREAD, Operands(encoding), value)
         finish(vcpu, value)
         return None
     is_64bit = is_64bit_mode(vmcs)
@@ -244,7 +256,10 @@ def on_vmwrite(vcpu: "Vcpu") -> "Handling":
         if data is None:
             return None
         value = int.from_bytes(data, "little")
-    finish(vcpu, vcpu.unit.vmwrite(field_encoding(vcpu), value))
+    encoding = field_encoding(vcpu)
+    result = vcpu.unit.vmwrite(encoding, value)
+    tell_failed(vcpu, Instruction.VMWRITE, Operands(encoding), result)
+    finish(vcpu, result)
     return None
 
 
@@ -275,7 +290,9 @@ def on_vmcall(vcpu: "Vcpu") -> "Handling":
     if handling is not False:
         return handling
     if _passes(vcpu, Instruction.VMCALL):
-        finish(vcpu, vcpu.unit.vmcall_in_root())
+        result = vcpu.unit.vmcall_in_root()
+        tell_failed(vcpu, Instruction.VMCALL, Operands(), result)
+        finish(vcpu, result)
     return None
 
 
@@ -290,6 +307,7 @@ def on_invept(vcpu: "Vcpu") -> "Handling":
     unchecked = vcpu.system.faults.invept_type_unchecked
     refused = vcpu.unit.refuse_invept_type(kind)
     if refused is not None and not unchecked:
+        tell_failed(vcpu, Instruction.INVEPT, Operands(kind), refused)
         finish(vcpu, refused)
         return None
     descriptor = _invalidation_descriptor(vcpu)
@@ -302,6 +320,7 @@ def on_invept(vcpu: "Vcpu") -> "Handling":
         return None
     if result.status is VmStatus.SUCCEED:
         _invalidate_ept(vcpu, kind, eptp)
+    tell_failed(vcpu, Instruction.INVEPT, Operands(kind, descriptor), result)
     finish(vcpu, result)
     return None
 
@@ -334,6 +353,7 @@ def on_invvpid(vcpu: "Vcpu") -> "Handling":
     kind = _invalidation_type(vcpu)
     refused = vcpu.unit.refuse_invvpid_type(kind)
     if refused is not None:
+        tell_failed(vcpu, Instruction.INVVPID, Operands(kind), refused)
         finish(vcpu, refused)
         return None
     operand = _invalidation_descriptor(vcpu)
@@ -347,6 +367,7 @@ def on_invvpid(vcpu: "Vcpu") -> "Handling":
     result = vcpu.unit.check_invvpid(kind, descriptor, address)
     if result.status is VmStatus.SUCCEED:
         _invalidate_vpid(vcpu, kind, descriptor, address)
+    tell_failed(vcpu, Instruction.INVVPID, Operands(kind, operand), result)
     finish(vcpu, result)
     return None
 

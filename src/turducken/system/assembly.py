@@ -11,7 +11,7 @@ from turducken.hypervisor import Hypervisor, UnsuitableProcessorError
 from turducken.machine.boot import BootState
 from turducken.machine.machine import Machine, MachineOptions, Outcome
 from turducken.symbols import Names
-from turducken.system import nested, start
+from turducken.system import diagnosing, nested, start
 from turducken.system.console import Console, Watch
 from turducken.system.errors import CutShort, SetupError
 from turducken.system.options import Mode, SystemOptions
@@ -57,6 +57,7 @@ class System:
             self.hypervisor = nested.install(self.machine, self.boot_state, options)
         else:
             start.start(self.machine.processors[0], self.boot_state)
+        self.diagnoses = diagnosing.collect(self.machine, self.hypervisor)
         self.host_seconds = 0.0
         self.is_running = False
 
@@ -117,6 +118,7 @@ class System:
             journeys=() if hypervisor is None else tuple(nested.journeys(hypervisor, self.options)),
             unclaimed=tuple(machine.unclaimed),
             stopped=() if hypervisor is None else hypervisor.stopped,
+            diagnoses=tuple(self.diagnoses.sightings),
         )
 
     def exit_counts(self) -> tuple[ExitCount, ...]:

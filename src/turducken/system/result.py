@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from turducken.diagnosis import Sighting
 from turducken.hypervisor.events import L1Stopped
 from turducken.hypervisor.explain import Explanation
 from turducken.machine.machine import Outcome, Unclaimed
@@ -67,6 +68,8 @@ class Result:
     unclaimed: Sequence[Unclaimed] = field(default=())
     stopped: Sequence[L1Stopped] = field(default=())
     """Processors of L1's that L0 has given up, and why (nested mode)."""
+    diagnoses: Sequence[Sighting] = field(default=())
+    """Why things failed, in the order in which they came up first."""
 
     @property
     def instructions(self) -> int:

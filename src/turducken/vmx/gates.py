@@ -95,6 +95,11 @@ class Gate:
     outcome: Outcome
     check: Check
     instructions: frozenset[Instruction]
+    text: str = ""
+    """What the manual demands, in short (nothing for a VM exit, which is no failure)."""
+    allowed: str = ""
+    """What would let the instruction execute."""
+    citation: str = 'SDM 3C, "VMX Instruction Reference"'
 
 
 def _not_in_operation(mode: Mode, _: Capabilities) -> bool:
@@ -173,27 +178,131 @@ _CALL = frozenset({_I.VMCALL})
 _FUNC = frozenset({_I.VMFUNC})
 _MOST = _EVERY - _ON - _CALL - _FUNC
 
+_MODE = "64-bit mode, or protected mode of 32 bits"
+_ENTERING = 'SDM 3C, "Enabling and Entering VMX Operation"'
+_RESTRICTIONS = 'SDM 3C, "Restrictions on VMX Operation"'
+_FEATURE_CONTROL = "IA32_FEATURE_CONTROL (MSR 3AH) with bits 0 and 2 set, which firmware does once"
+
 GATES: tuple[Gate, ...] = (
-    Gate("vmx.not-in-operation", Outcome.UD, _not_in_operation, _MOST | _CALL),
-    Gate("vmx.not-in-non-root", Outcome.UD, _not_in_guest, _FUNC),
+    Gate(
+        "vmx.not-in-operation",
+        Outcome.UD,
+        _not_in_operation,
+        _MOST | _CALL,
+        "the processor must be in VMX operation",
+        "a VMXON that succeeded on this processor, and no VMXOFF since",
+    ),
+    Gate(
+        "vmx.not-in-non-root",
+        Outcome.UD,
+        _not_in_guest,
+        _FUNC,
+        "VMFUNC needs VMX non-root operation: it is an instruction of guests",
+    ),
     # VMCALL in non-root operation exits in every mode.
     Gate("vmcall.non-root", Outcome.EXIT, _in_guest, _CALL),
-    Gate("vmx.real-mode", Outcome.UD, _real_mode, _MOST | _ON),
-    Gate("vmxon.cr4-vmxe", Outcome.UD, _no_vmxe, _ON),
-    Gate("vmx.virtual-8086", Outcome.UD, _virtual_8086, _EVERY - _FUNC),
-    Gate("vmx.compatibility-mode", Outcome.UD, _compatibility_mode, _EVERY - _FUNC),
-    Gate("invept.unsupported", Outcome.UD, _no_invept, frozenset({_I.INVEPT})),
-    Gate("invvpid.unsupported", Outcome.UD, _no_invvpid, frozenset({_I.INVVPID})),
-    Gate("vmxon.cpl", Outcome.GP, _entering(_user), _ON),
-    Gate("vmxon.a20", Outcome.GP, _entering(_a20_masked), _ON),
-    Gate("vmxon.cr0", Outcome.GP, _entering(_bad_cr0), _ON),
-    Gate("vmxon.cr4", Outcome.GP, _entering(_bad_cr4), _ON),
-    Gate("vmxon.feature-control-lock", Outcome.GP, _entering(_unlocked), _ON),
-    Gate("vmxon.in-smx", Outcome.GP, _entering(_forbidden_in_smx), _ON),
-    Gate("vmxon.outside-smx", Outcome.GP, _entering(_forbidden_outside_smx), _ON),
+    Gate(
+        "vmx.real-mode",
+        Outcome.UD,
+        _real_mode,
+        _MOST | _ON,
+        "the processor must be in protected mode (CR0.PE)",
+        _MODE,
+    ),
+    Gate(
+        "vmxon.cr4-vmxe",
+        Outcome.UD,
+        _no_vmxe,
+        _ON,
+        "CR4.VMXE must be 1",
+        "CR4 with bit 13 (VMXE) set",
+        _ENTERING,
+    ),
+    Gate(
+        "vmx.virtual-8086",
+        Outcome.UD,
+        _virtual_8086,
+        _EVERY - _FUNC,
+        "the processor must not be in virtual-8086 mode (RFLAGS.VM)",
+        _MODE,
+    ),
+    Gate(
+        "vmx.compatibility-mode",
+        Outcome.UD,
+        _compatibility_mode,
+        _EVERY - _FUNC,
+        "in IA-32e mode, the processor must be in 64-bit mode (CS.L)",
+        _MODE,
+    ),
+    Gate(
+        "invept.unsupported",
+        Outcome.UD,
+        _no_invept,
+        frozenset({_I.INVEPT}),
+        "the processor must offer INVEPT (IA32_VMX_EPT_VPID_CAP bit 20)",
+    ),
+    Gate(
+        "invvpid.unsupported",
+        Outcome.UD,
+        _no_invvpid,
+        frozenset({_I.INVVPID}),
+        "the processor must offer INVVPID (IA32_VMX_EPT_VPID_CAP bit 32)",
+    ),
+    Gate("vmxon.cpl", Outcome.GP, _entering(_user), _ON, "CPL must be 0", "CPL 0"),
+    Gate(
+        "vmxon.a20",
+        Outcome.GP,
+        _entering(_a20_masked),
+        _ON,
+        "A20M must not be asserted",
+        citation=_RESTRICTIONS,
+    ),
+    Gate(
+        "vmxon.cr0",
+        Outcome.GP,
+        _entering(_bad_cr0),
+        _ON,
+        "CR0 must not have any bit at a value that VMX operation does not support",
+        citation=_RESTRICTIONS,
+    ),
+    Gate(
+        "vmxon.cr4",
+        Outcome.GP,
+        _entering(_bad_cr4),
+        _ON,
+        "CR4 must not have any bit at a value that VMX operation does not support",
+        citation=_RESTRICTIONS,
+    ),
+    Gate(
+        "vmxon.feature-control-lock",
+        Outcome.GP,
+        _entering(_unlocked),
+        _ON,
+        "the lock bit of IA32_FEATURE_CONTROL must be 1",
+        _FEATURE_CONTROL,
+        _ENTERING,
+    ),
+    Gate(
+        "vmxon.in-smx",
+        Outcome.GP,
+        _entering(_forbidden_in_smx),
+        _ON,
+        "in SMX operation, bit 1 of IA32_FEATURE_CONTROL must be 1",
+        _FEATURE_CONTROL,
+        _ENTERING,
+    ),
+    Gate(
+        "vmxon.outside-smx",
+        Outcome.GP,
+        _entering(_forbidden_outside_smx),
+        _ON,
+        "outside SMX operation, bit 2 of IA32_FEATURE_CONTROL must be 1",
+        _FEATURE_CONTROL,
+        _ENTERING,
+    ),
     # In non-root operation the exit comes before the check of CPL.
     Gate("vmx.non-root", Outcome.EXIT, _in_guest, _MOST | _ON),
-    Gate("vmx.cpl", Outcome.GP, _user, _EVERY - _FUNC),
+    Gate("vmx.cpl", Outcome.GP, _user, _EVERY - _FUNC, "CPL must be 0", "CPL 0"),
 )
 """In the order in which the manual's operation sections test."""
 

@@ -16,6 +16,7 @@ from turducken.cpu.decoder import (
     read_register,
     write_register,
 )
+from turducken.cpu.diagnosing import tell_failed, tell_refused, tell_refused_vmfunc
 from turducken.cpu.intercepts.operands import field_access_information, instruction_information
 from turducken.cpu.intercepts.system import displacement
 from turducken.cpu.vmx_operations import (
@@ -25,6 +26,7 @@ from turducken.cpu.vmx_operations import (
     update_field_access,
 )
 from turducken.vmx import vmcs_fields as f
+from turducken.vmx.explain import Operands
 from turducken.vmx.gates import Instruction as Vmx
 from turducken.vmx.gates import Mode, Outcome, find_gate
 from turducken.vmx.instructions import VmResult
@@ -59,14 +61,22 @@ def mode_of(p: "Processor") -> Mode:
 
 def _passes(p: "Processor", vmx: Vmx, instruction: Instruction) -> bool:
     """Apply the gates; return whether the instruction is to be executed."""
-    if p.guest is None and p.vmx.in_operation and p.state.cpl == 0 and p.state.is_64bit:
-        return vmx is not Vmx.VMFUNC or _refuse(p, Outcome.UD)
-    gate = find_gate(vmx, mode_of(p), p.capabilities)
+    if (
+        p.guest is None
+        and p.vmx.in_operation
+        and p.state.cpl == 0
+        and p.state.is_64bit
+        and vmx is not Vmx.VMFUNC
+    ):
+        return True
+    mode = mode_of(p)
+    gate = find_gate(vmx, mode, p.capabilities)
     if gate is None:
         return True
     if gate.outcome is Outcome.EXIT:
         _exit(p, vmx, instruction)
         return False
+    tell_refused(p, gate, vmx, mode)
     return _refuse(p, gate.outcome)
 
 
@@ -130,7 +140,9 @@ def _with_pointer(vmx: Vmx) -> "Callable[[Processor, Instruction], None]":
             return
         if vmx is Vmx.VMXON and p.vmx.in_operation:
             # VMXON in root operation fails without looking at its operand.
-            finish(p, p.vmx.vmxon(0), instruction.len)
+            result = p.vmx.vmxon(0)
+            tell_failed(p, vmx, Operands(), result)
+            finish(p, result, instruction.len)
             return
         pointer = _pointer(p, instruction)
         if pointer is None:
@@ -140,7 +152,9 @@ def _with_pointer(vmx: Vmx) -> "Callable[[Processor, Instruction], None]":
             Vmx.VMCLEAR: p.vmx.vmclear,
             Vmx.VMPTRLD: p.vmx.vmptrld,
         }[vmx]
-        finish(p, execute(pointer), instruction.len)
+        result = execute(pointer)
+        tell_failed(p, vmx, Operands(pointer, was_in_operation=vmx is not Vmx.VMXON), result)
+        finish(p, result, instruction.len)
         update_field_access(p)
 
     return operation
@@ -188,6 +202,7 @@ def _vmread(p: "Processor", instruction: Instruction) -> None:
         return
     value = p.vmx.vmread(encoding) if p.guest is None else p.vmx.shadow_vmread(encoding)
     if not isinstance(value, int):
+        tell_failed(p, Vmx.VMREAD, Operands(encoding, is_shadowed=p.guest is not None), value)
         finish(p, value, instruction.len)
         return
     if instruction.op0_kind == OpKind.MEMORY:
@@ -214,6 +229,7 @@ def _vmwrite(p: "Processor", instruction: Instruction) -> None:
         result = p.vmx.vmwrite(encoding, value)
     else:
         result = p.vmx.shadow_vmwrite(encoding, value)
+    tell_failed(p, Vmx.VMWRITE, Operands(encoding, is_shadowed=p.guest is not None), result)
     finish(p, result, instruction.len)
 
 
@@ -247,7 +263,9 @@ def _enter(p: "Processor", instruction: Instruction, *, is_launch: bool) -> None
 
 def _vmcall(p: "Processor", instruction: Instruction) -> None:
     if _passes(p, Vmx.VMCALL, instruction):
-        finish(p, p.vmx.vmcall_in_root(), instruction.len)
+        result = p.vmx.vmcall_in_root()
+        tell_failed(p, Vmx.VMCALL, Operands(), result)
+        finish(p, result, instruction.len)
 
 
 def _descriptor(p: "Processor", instruction: Instruction) -> tuple[int, int] | None:
@@ -260,28 +278,31 @@ def _descriptor(p: "Processor", instruction: Instruction) -> tuple[int, int] | N
 
 def _invept(p: "Processor", instruction: Instruction) -> None:
     if _passes(p, Vmx.INVEPT, instruction):
-        _invalidate(p, instruction, p.vmx.refuse_invept_type, invalidate_ept)
+        _invalidate(p, Vmx.INVEPT, instruction, p.vmx.refuse_invept_type, invalidate_ept)
 
 
 def _invvpid(p: "Processor", instruction: Instruction) -> None:
     if _passes(p, Vmx.INVVPID, instruction):
-        _invalidate(p, instruction, p.vmx.refuse_invvpid_type, invalidate_vpid)
+        _invalidate(p, Vmx.INVVPID, instruction, p.vmx.refuse_invvpid_type, invalidate_vpid)
 
 
 def _invalidate(
     p: "Processor",
+    vmx: Vmx,
     instruction: Instruction,
     refuse_type: "Callable[[int], VmResult | None]",
     act: "Callable[[Processor, int, int, int], VmResult]",
 ) -> None:
     """INVEPT, INVVPID: the type is looked at before the descriptor is read."""
     kind = _encoding(p, instruction.op0_register)
+    operands = None
     result = refuse_type(kind)
     if result is None:
         operands = _descriptor(p, instruction)
         if operands is None:
             return
         result = act(p, kind, *operands)
+    tell_failed(p, vmx, Operands(kind, operands), result)
     finish(p, result, instruction.len)
 
 
@@ -291,6 +312,7 @@ def _vmfunc(p: "Processor", instruction: Instruction) -> None:
     gpr = p.state.gpr
     outcome = p.vmx.vmfunc(gpr[0] & 0xFFFF_FFFF, gpr[1] & 0xFFFF_FFFF)
     if outcome is Outcome.UD:
+        tell_refused_vmfunc(p, gpr[0] & 0xFFFF_FFFF)
         p.raise_exception(Vector.UD)
     elif isinstance(outcome, Outcome):
         vm_exit.exit_to_host(p, Vmx.VMFUNC.exit_reason, length=instruction.len)

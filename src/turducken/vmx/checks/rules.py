@@ -1,6 +1,7 @@
 """What a VM-entry check is, and what it looks at."""
 
 from collections.abc import Callable, Iterable
+from copy import copy
 from dataclasses import dataclass
 
 from turducken.address import PAGE_OFFSET_MASK
@@ -22,7 +23,6 @@ class EntryContext:
     """
 
     __slots__ = (
-        "_slots",
         "capabilities",
         "entry",
         "exit",
@@ -32,6 +32,7 @@ class EntryContext:
         "pointer",
         "primary",
         "secondary",
+        "slots",
     )
 
     def __init__(
@@ -43,11 +44,14 @@ class EntryContext:
         is_ia32e_mode: bool,
         pointer: int | None = None,
     ) -> None:
-        self._slots: Slots = vmcs.slots
         self.capabilities = capabilities
         self.memory = memory
         self.is_ia32e_mode = is_ia32e_mode
         self.pointer = vmcs.region if pointer is None else pointer
+        self._look_at(vmcs.slots)
+
+    def _look_at(self, slots: Slots) -> None:
+        self.slots = slots
         self.pin = self[f.PIN_BASED_CONTROLS]
         self.primary = self[f.PRIMARY_CONTROLS]
         self.exit = self[f.EXIT_CONTROLS]
@@ -57,8 +61,14 @@ class EntryContext:
         active = self.primary & Primary.ACTIVATE_SECONDARY_CONTROLS
         self.secondary = self[f.SECONDARY_CONTROLS] if active else 0
 
+    def over(self, slots: Slots) -> "EntryContext":
+        """Return the same context with other values in the VMCS."""
+        other = copy(self)
+        other._look_at(slots)
+        return other
+
     def __getitem__(self, field: VmcsField) -> int:
-        return self._slots[field.slot] & field.mask
+        return self.slots[field.slot] & field.mask
 
     @property
     def is_ia32e_guest(self) -> bool:

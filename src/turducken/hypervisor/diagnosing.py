@@ -1,0 +1,103 @@
+"""What L0 tells of what L1 did wrong, where somebody listens (`Events.on_diagnosis`).
+
+The explanations are those of `turducken.vmx.explain`, over L1's view: its VMCS12, its memory, and
+the processor that it is offered.
+"""
+
+from typing import TYPE_CHECKING
+
+from turducken.diagnosis import Diagnosis, Kind
+from turducken.vmx.checks import EntryContext, EntryFailure
+from turducken.vmx.exit_reasons import ExitReason, name_of
+from turducken.vmx.explain import (
+    Operands,
+    failed_instruction,
+    msr_loading_failed,
+    refused_by_gate,
+    refused_entry,
+)
+from turducken.vmx.gates import Gate, Instruction, Mode
+from turducken.vmx.instructions import VmResult
+from turducken.vmx.interface import VmStatus
+from turducken.vmx.vmcs import Vmcs
+
+if TYPE_CHECKING:
+    from turducken.hypervisor.vcpu import Vcpu
+
+
+def tell_refused(vcpu: "Vcpu", gate: Gate, instruction: Instruction, mode: Mode) -> None:
+    """A VMX instruction of L1 raises #UD or #GP because of mode or privilege."""
+    if vcpu.events.on_diagnosis is not None:
+        vcpu.events.on_diagnosis(
+            vcpu.index,
+            ("gate", instruction.name, gate.id),
+            lambda: refused_by_gate(gate, instruction, mode, vcpu.capabilities12),
+        )
+
+
+def tell_failed(
+    vcpu: "Vcpu", instruction: Instruction, operands: Operands, result: VmResult
+) -> None:
+    """A VMX instruction of L1 (or of L2, on a shadow VMCS) has ended; perhaps it failed."""
+    if vcpu.events.on_diagnosis is not None and result.status is not VmStatus.SUCCEED:
+        vcpu.events.on_diagnosis(
+            vcpu.index,
+            (instruction.name, result, operands),
+            lambda: failed_instruction(vcpu.unit, instruction, operands, result),
+        )
+
+
+def _context12(vcpu: "Vcpu", vmcs12: Vmcs, *, is_ia32e_mode: bool) -> EntryContext:
+    return EntryContext(
+        vmcs12,
+        vcpu.capabilities12,
+        vcpu.memory,
+        is_ia32e_mode=is_ia32e_mode,
+        pointer=vcpu.unit.pointer,
+    )
+
+
+def _operation(*, is_launch: bool) -> str:
+    return "VMLAUNCH" if is_launch else "VMRESUME"
+
+
+def tell_refused_entry(
+    vcpu: "Vcpu", vmcs12: Vmcs, failure: EntryFailure, *, is_launch: bool, is_ia32e_mode: bool
+) -> None:
+    """VMCS12 breaks a rule of VM entry."""
+    if vcpu.events.on_diagnosis is not None:
+        name = _operation(is_launch=is_launch)
+        context = _context12(vcpu, vmcs12, is_ia32e_mode=is_ia32e_mode)
+        vcpu.events.on_diagnosis(
+            vcpu.index,
+            (name, failure.rule.id),
+            lambda: refused_entry(context, failure, operation=name),
+        )
+
+
+def tell_msr_loading(
+    vcpu: "Vcpu", vmcs12: Vmcs, number: int, *, limit: int, is_launch: bool
+) -> None:
+    """An MSR of VMCS12's list cannot be loaded: entry ``number``."""
+    if vcpu.events.on_diagnosis is not None:
+        name = _operation(is_launch=is_launch)
+        context = _context12(vcpu, vmcs12, is_ia32e_mode=True)
+        vcpu.events.on_diagnosis(
+            vcpu.index,
+            (name, "msr", number),
+            lambda: msr_loading_failed(context, number, limit=limit, operation=name),
+        )
+
+
+def tell_failed_entry(
+    vcpu: "Vcpu", vmcs12: Vmcs, reason: int, qualification: int, *, limit: int, is_launch: bool
+) -> None:
+    """The processor has refused what L0 made of VMCS12."""
+    if reason == ExitReason.ENTRY_FAILURE_MSR_LOADING:
+        tell_msr_loading(vcpu, vmcs12, qualification, limit=limit, is_launch=is_launch)
+    elif vcpu.events.on_diagnosis is not None:
+        name = _operation(is_launch=is_launch)
+        outcome = f"{name_of(reason)}, qualification {qualification}"
+        vcpu.events.on_diagnosis(
+            vcpu.index, (name, reason), lambda: Diagnosis(Kind.ENTRY_FAILURE, name, outcome)
+        )

@@ -1,0 +1,21 @@
+"""Why a VMX instruction or a VM entry failed, as diagnoses.
+
+Nothing here decides anything: it looks again at what `turducken.vmx.gates`, `instructions` and
+`checks` have decided, and says which rule it was and what that rule read.
+"""
+
+from turducken.vmx.explain.entries import msr_loading_failed, refused_entry
+from turducken.vmx.explain.fields import decode_field, read_field
+from turducken.vmx.explain.instructions import Operands, failed_instruction
+from turducken.vmx.explain.refusals import refused_by_gate, refused_vmfunc
+
+__all__ = [
+    "Operands",
+    "decode_field",
+    "failed_instruction",
+    "msr_loading_failed",
+    "read_field",
+    "refused_by_gate",
+    "refused_entry",
+    "refused_vmfunc",
+]
