@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Annotated, cast
 
@@ -116,6 +117,26 @@ Watch = Annotated[
         rich_help_panel=SHOW,
         help="An L2-physical address (hexadecimal) whose way through EPT12, EPT01 and EPT02 the "
         "summary shows. Repeatable.",
+    ),
+]
+
+
+class Explain(Enum):
+    """How much is told of failures."""
+
+    NONE = "none"
+    FATAL = "fatal"
+    ALL = "all"
+
+
+ExplainOption = Annotated[
+    Explain,
+    typer.Option(
+        "--explain",
+        rich_help_panel=SHOW,
+        help="Say why VMX instructions, VM entries and the run failed: which rule of the manual, "
+        "which fields, what would have passed. fatal: what ended the run, and a line for each of "
+        "the others; all: every failure in full; none: nothing.",
     ),
 ]
 SymbolFiles = Annotated[

@@ -93,6 +93,7 @@ def run(
     watch: choices.Watch = [],  # noqa: B006 - Typer copies it
     snapshot: SnapshotOption = None,
     sanitize: choices.Sanitize = None,
+    explain: choices.ExplainOption = choices.Explain.FATAL,
     symbols: choices.SymbolFiles = [],  # noqa: B006 - Typer copies it
     initrd: linux_options.Initrds = [],  # noqa: B006 - Typer copies it
     share: linux_options.Share = None,
@@ -121,6 +122,7 @@ def run(
         raise InputError("--console - and --json -: standard output can take only one of them")
     check_timeout(timeout)
     options = linux_options.LinuxChoices(initrd, share, run_command, insmod).apply(chosen.resolve())
+    options = replace(options, diagnose=explain is not choices.Explain.NONE)
     if sanitize is not None:
         choices.check_sanitize(sanitize)
         options = replace(options, observed=True)
@@ -133,7 +135,7 @@ def run(
         if console_file is not None:
             system.console.on_byte = _byte_writer(console_file)
         with ended_from_outside(system, timeout):
-            result = _run(system, stops, findings, is_shown=is_shown)
+            result = _run(system, stops, findings, explain if is_shown else None)
         if json_file is not None:
             told = as_json.result_as_dict(system, result)
             told["findings"] = None if findings is None else findings.as_list()
@@ -141,7 +143,7 @@ def run(
         if snapshot_file is not None:
             save_snapshot(system, snapshot_file)
         if is_shown:
-            _tell(system, result, findings)
+            _tell(system, result, findings, explain)
         is_wrong = findings is not None and sanitize == "strict" and findings.has_failed
         return result.exit_status or int(is_wrong)
 
@@ -161,10 +163,19 @@ def _byte_writer(file: IO[bytes]) -> Callable[[int], None]:
     return write
 
 
-def _run(system: System, stops: Stops, findings: "Findings | None", *, is_shown: bool) -> Result:
-    """Run; shown: with the console on standard output, and a live view where that is a terminal."""
-    if not is_shown:
+def _run(
+    system: System,
+    stops: Stops,
+    findings: "Findings | None",
+    explain: choices.Explain | None,
+) -> Result:
+    """Run with the console on standard output, and a live view where that is a terminal.
+
+    ``explain`` is None where nothing is to be shown.
+    """
+    if explain is None:
         return system.run(stops)
+    from turducken.report.diagnoses import MOST_AT_ONCE, Announcer
     from turducken.report.live import LiveView
     from turducken.report.plain import PlainView
     from turducken.report.printing import make_terminal
@@ -174,15 +185,20 @@ def _run(system: System, stops: Stops, findings: "Findings | None", *, is_shown:
     with view:
         if findings is not None:
             findings.show = view.tell
+        if system.diagnoses is not None:
+            most = None if explain is choices.Explain.ALL else MOST_AT_ONCE
+            system.diagnoses.on_new.append(Announcer(system, view.tell, most))
         return system.run(stops, view.turn)
 
 
-def _tell(system: System, result: Result, findings: "Findings | None") -> None:
+def _tell(
+    system: System, result: Result, findings: "Findings | None", explain: choices.Explain
+) -> None:
     """Print the summary."""
     from turducken.report.printing import make_terminal, print_plainly
     from turducken.report.summary import summary
 
     terminal = make_terminal()
-    print_plainly(summary(system, result), terminal)
+    print_plainly(summary(system, result, explain=explain.value), terminal)
     if findings is not None:
         terminal.print(findings.summary, highlight=False)

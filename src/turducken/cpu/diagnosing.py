@@ -54,7 +54,7 @@ def tell_refused_entry(
         name = "VMLAUNCH" if is_launch else "VMRESUME"
         context = EntryContext(vmcs, p.capabilities, p.memory, is_ia32e_mode=is_ia32e_mode)
         p.on_diagnosis(
-            (name, failure.rule.id), lambda: refused_entry(context, failure, operation=name)
+            (f"{name} {failure.rule.id}",), lambda: refused_entry(context, failure, operation=name)
         )
 
 

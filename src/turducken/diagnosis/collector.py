@@ -14,7 +14,7 @@ class Sighting:
     """A diagnosis, where it was met first, and how often it came up.
 
     ``first`` and ``last`` number all reports of the run, from 1; ``time`` is the guest time of the
-    first one in nanoseconds.
+    first one in nanoseconds, ``last_time`` that of the last one.
     """
 
     diagnosis: Diagnosis
@@ -22,6 +22,7 @@ class Sighting:
     time: int
     first: int
     last: int
+    last_time: int = 0
     count: int = 1
 
 
@@ -29,8 +30,8 @@ class Diagnoses:
     """Collects reports; ``on_new`` is told of each diagnosis when it comes up first."""
 
     def __init__(self) -> None:
-        self._by_key: dict[Hashable, Sighting] = {}
-        self._met: dict[tuple[Place, Hashable], int] = {}
+        self._by_key: dict[tuple[Place, Key], Sighting] = {}
+        self._kept: dict[tuple[Place, Hashable], list[tuple[Place, Key]]] = {}
         self._reports = 0
         self.omitted = 0
         """Reports that were not kept, because there were too many different ones."""
@@ -43,15 +44,15 @@ class Diagnoses:
         known = self._by_key.get(whole)
         if known is not None:
             known.count += 1
-            known.last = self._reports
+            known.last, known.last_time = self._reports, time
             return
-        group = (place, key[0])
-        met = self._met.get(group, 0)
-        if met >= MOST_OF_A_KIND or len(self._by_key) >= MOST:
+        kept = self._kept.setdefault((place, key[0]), [])
+        if len(kept) >= MOST_OF_A_KIND or len(self._by_key) >= MOST:
+            # The newest gives way to what is newer still: what came last is never missing.
             self.omitted += 1
-            return
-        self._met[group] = met + 1
-        sighting = Sighting(make(), place, time, self._reports, self._reports)
+            del self._by_key[kept.pop() if kept else next(reversed(self._by_key))]
+        kept.append(whole)
+        sighting = Sighting(make(), place, time, self._reports, self._reports, time)
         self._by_key[whole] = sighting
         for tell in self.on_new:
             tell(sighting)

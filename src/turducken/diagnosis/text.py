@@ -10,6 +10,7 @@ Describe = Callable[[int], str | None]
 """Gives the name of the function at a linear address, with offset and line where known."""
 
 MOST_OTHER_RULES = 12
+_MOST_READINGS = 2
 
 
 def who(place: Place, describe: Describe) -> str:
@@ -26,7 +27,7 @@ def one_line(sighting: Sighting, describe: Describe) -> str:
     parts = [f"{who(sighting.place, describe)}: {one.operation}: {one.outcome}"]
     if rule is not None:
         parts.append(f"{rule.id}: {rule.text}")
-        parts += [reading.text for reading in rule.readings[:1]]
+        parts += [one.text for one in rule.readings if one.is_subject][:_MOST_READINGS]
     return "; ".join(parts)
 
 

@@ -70,7 +70,7 @@ def tell_refused_entry(
         context = _context12(vcpu, vmcs12, is_ia32e_mode=is_ia32e_mode)
         vcpu.events.on_diagnosis(
             vcpu.index,
-            (name, failure.rule.id),
+            (f"{name} {failure.rule.id}",),
             lambda: refused_entry(context, failure, operation=name),
         )
 

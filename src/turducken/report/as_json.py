@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from turducken.machine.machine import Outcome
+from turducken.report import diagnoses
 from turducken.report.journey import journeys_as_list
 from turducken.report.words import signal_name
 from turducken.system import ExitCount, Mode, ProcessorResult, Result, System
@@ -53,6 +54,7 @@ def result_as_dict(system: System, result: Result) -> dict[str, Any]:
             }
             for one in result.stopped
         ],
+        "diagnoses": diagnoses.as_list(system, result),
         "journeys": journeys_as_list(result),
         "unclaimed": [
             {

@@ -6,6 +6,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from turducken.report import diagnoses
 from turducken.report.journey import journeys_table
 from turducken.report.words import outcome_in_words, plural, short_number, short_time
 from turducken.system import Mode, Result, System
@@ -15,15 +16,19 @@ _LEAST_ROWS = 20
 _MOST_UNCLAIMED = 6
 
 
-def summary(system: System, result: Result) -> RenderableType:
-    """Return the whole summary."""
-    parts: list[RenderableType] = [_facts(system, result)]
+def summary(system: System, result: Result, *, explain: str = "fatal") -> RenderableType:
+    """Return the whole summary: what ended the run first, what the guest lived with last."""
+    why = diagnoses.fatal_text(system, result)
+    others = diagnoses.others_text(system, result, in_full=explain == "all")
+    parts: list[RenderableType] = [*([why] if why else []), _facts(system, result)]
     if result.exits:
         parts.append(_exits(result))
     if result.journeys:
         parts.append(journeys_table(result))
     if result.unclaimed:
         parts.append(_unclaimed(system, result))
+    if others is not None:
+        parts.append(others)
     return Group("", *parts)
 
 

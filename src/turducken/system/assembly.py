@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from turducken.cpu.processor import Processor
 from turducken.cpu.surroundings import Activity
+from turducken.diagnosis import Diagnoses
 from turducken.hypervisor import Hypervisor, UnsuitableProcessorError
 from turducken.machine.boot import BootState
 from turducken.machine.machine import Machine, MachineOptions, Outcome
@@ -57,7 +58,9 @@ class System:
             self.hypervisor = nested.install(self.machine, self.boot_state, options)
         else:
             start.start(self.machine.processors[0], self.boot_state)
-        self.diagnoses = diagnosing.collect(self.machine, self.hypervisor)
+        self.diagnoses: Diagnoses | None = None
+        if options.diagnose:
+            self.diagnoses = diagnosing.collect(self.machine, self.hypervisor)
         self.host_seconds = 0.0
         self.is_running = False
 
@@ -118,7 +121,7 @@ class System:
             journeys=() if hypervisor is None else tuple(nested.journeys(hypervisor, self.options)),
             unclaimed=tuple(machine.unclaimed),
             stopped=() if hypervisor is None else hypervisor.stopped,
-            diagnoses=tuple(self.diagnoses.sightings),
+            diagnoses=tuple(self.diagnoses.sightings) if self.diagnoses is not None else (),
         )
 
     def exit_counts(self) -> tuple[ExitCount, ...]:

@@ -4,6 +4,7 @@ In nested mode the processors' own view of VMX is L0's affair: what L1 did wrong
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 from turducken.cpu.decoder import linear_address
@@ -13,6 +14,9 @@ from turducken.diagnosis import Diagnoses, Diagnosis, Key, Place, Report
 from turducken.hypervisor import Hypervisor, Vcpu
 from turducken.machine.machine import Machine
 from turducken.vmx import vmcs_fields as f
+from turducken.vmx.explain import Operands, failed_instruction
+from turducken.vmx.gates import Instruction
+from turducken.vmx.instructions import VmResult, VmxUnit
 
 
 def collect(machine: Machine, hypervisor: Hypervisor | None) -> Diagnoses:
@@ -45,7 +49,20 @@ def _told(
     key: Key,
     make: Callable[[], Diagnosis],
 ) -> None:
-    diagnoses.report(place_of(processor, hypervisor), machine.now, key, make)
+    place = place_of(processor, hypervisor)
+    if hypervisor is not None and place.level == 1 and isinstance(key[-1], Operands):
+        # L1 reaches its VMCS12 through VMCS shadowing, which it knows nothing of.
+        unit = hypervisor.vcpus[processor.index].unit
+        make = partial(_through_shadowing, unit, key)
+    diagnoses.report(place, machine.now, key, make)
+
+
+def _through_shadowing(unit: VmxUnit, key: Key) -> Diagnosis:
+    name, result, operands = key
+    assert isinstance(result, VmResult)
+    assert isinstance(operands, Operands)
+    operands = replace(operands, is_shadowed=False)
+    return failed_instruction(unit, Instruction[str(name)], operands, result)
 
 
 def place_of(processor: Processor, hypervisor: Hypervisor | None) -> Place:

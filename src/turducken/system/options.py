@@ -69,6 +69,8 @@ class SystemOptions:
     """Applications on L0 (nested mode)."""
     native: bool = True
     """Whether the engine's preemption may use generated machine code; the run is the same."""
+    diagnose: bool = True
+    """Whether failures are explained; the run is the same."""
     symbols: Sequence[SymbolFile] = ()
     """Symbol files besides the image, for whatever names addresses."""
     observed: bool = False
