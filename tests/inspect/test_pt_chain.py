@@ -1,7 +1,7 @@
 import pytest
 
 from turducken.inspect.chain import ChainOptions, Through, parse_chain, walk_chain
-from turducken.inspect.dumps import open_file
+from turducken.inspect.containers import open_file
 from turducken.inspect.errors import InspectError
 from turducken.inspect.through import ChainMap
 from turducken.memory import MemoryHoleError

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from turducken.inspect.containers import open_file
 from turducken.inspect.decode import LAYOUTS, decode
-from turducken.inspect.dumps import open_file
 from turducken.inspect.opening import Reading
 from turducken.inspect.through import ChainMap
 from turducken.paging.compare import compare

@@ -4,7 +4,7 @@ from itertools import pairwise
 import pytest
 
 from turducken.inspect.chain import Through
-from turducken.inspect.dumps import open_file
+from turducken.inspect.containers import open_file
 from turducken.inspect.export import export, extents_of
 from turducken.inspect.opening import Reading
 from turducken.inspect.through import ChainMap

@@ -3,7 +3,7 @@ import struct
 
 import pytest
 
-from turducken.inspect.dumps import open_file
+from turducken.inspect.containers import open_file
 from turducken.inspect.errors import InspectError
 from turducken.inspect.writers import Extent, write_elf, write_lime, write_raw, write_snapshot
 from turducken.memory import MemoryHoleError, PhysicalMemory
@@ -141,7 +141,7 @@ def test_a_dump_that_is_cut_short_says_so_and_keeps_the_rest(tmp_path, memory):
         (elf([]), "without memory"),
         (elf([(1, 0x200, 0, 16, 16), (1, 0x300, 0, 16, 16)]), "no physical addresses"),
         (elf([], phnum=60000), "cut short"),
-        (b"KDUMP   " + bytes(100), "makedumpfile"),
+        (b"KDUMP   " + bytes(100), "kdump header"),
         (struct.pack("<IIQQQ", 0x4C694D45, 7, 0, 10, 0), "LiME header"),
         (struct.pack("<IIQQQ", 0x4C694D45, 1, 10, 0, 0), "LiME header"),
     ],

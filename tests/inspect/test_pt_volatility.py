@@ -13,7 +13,7 @@ from volatility3.framework import contexts, exceptions
 from volatility3.framework.automagic import stacker
 from volatility3.framework.layers import elf, lime, physical
 
-from turducken.inspect.dumps import open_file
+from turducken.inspect.containers import open_file
 from turducken.inspect.export import export
 from turducken.inspect.opening import Reading
 from turducken.inspect.through import ChainMap

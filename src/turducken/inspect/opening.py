@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from turducken.arch.memory_types import PAT_RESET
 from turducken.inspect.chain import ANY_PROCESSOR, ChainOptions, Stage, parse_chain
-from turducken.inspect.dumps import open_file
+from turducken.inspect.containers import open_file
 from turducken.inspect.errors import InspectError
 from turducken.inspect.numbers import parse_number
 from turducken.inspect.remote import RemoteMemory, open_remote
@@ -16,8 +16,8 @@ from turducken.paging.formats import Features
 AnySource = FileSource | RemoteMemory
 
 SOURCE_HELP = (
-    "A memory dump (raw, ELF core, LiME or turducken snapshot: PATH, or raw:PATH@BASE, elf:PATH, "
-    "lime:PATH) or a stopped machine (gdb:HOST:PORT)."
+    "A memory dump (PATH: what it is, its first bytes tell; raw:PATH@BASE, or pieces: "
+    "raw:PATH,offset=N,size=N,at=N,...) or a stopped machine (gdb:HOST:PORT)."
 )
 
 
@@ -38,7 +38,7 @@ def open_source(name: str, *, base: str = "0", resume: bool = False) -> Iterator
 class Reading:
     """How a user says that tables are to be read; texts as the command line has them."""
 
-    paging: str = "4-level"
+    paging: str | None = None
     maxphyaddr: int | None = None
     pat: str | None = None
     no_execute_only: bool = False
@@ -57,7 +57,7 @@ class Reading:
             nx=not self.no_nx,
         )
         pat = PAT_RESET if self.pat is None else parse_number(self.pat, "--pat")
-        return ChainOptions(features, self.paging, pat)
+        return ChainOptions(features, self.paging or source.paging or "4-level", pat)
 
     def chain(self, text: str, source: AnySource) -> list[Stage]:
         """Return the stages that ``text`` names."""

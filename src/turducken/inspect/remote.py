@@ -97,6 +97,7 @@ class RemoteMemory:
         self.roots: dict[str, int] = {}
         self.warnings: list[str] = []
         self.maxphyaddr: int | None = None
+        self.paging: str | None = None
         self.ram: Sequence[Region] | None = None
         self._pages: dict[int, bytes | None] = {}
         self._resume = resume

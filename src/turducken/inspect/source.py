@@ -1,16 +1,20 @@
 """Where tools read physical memory from: files that are mapped, never loaded."""
 
 import bisect
+import io
 import mmap
 import os
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Protocol
 
 from turducken.inspect.errors import InspectError
 from turducken.memory import Memory, MemoryHoleError
 
 if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
     from turducken.paging.readers import TableReader
 
 
@@ -39,6 +43,8 @@ class Source(Memory, Protocol):
     ram: Sequence[Region] | None
     """Where the machine had RAM, if the source tells; it may hold only a part of that."""
     maxphyaddr: int | None
+    paging: str | None
+    """How the source's CR3 is read (``4-level`` ...), if it tells."""
     warnings: list[str]
 
 
@@ -57,6 +63,8 @@ class FileMap:
 
     path: str
     data: memoryview = field(repr=False)
+    notes: list[str] = field(default_factory=list)
+    """What a user has to know of the file, if it was made from another."""
 
     @classmethod
     def open(cls, path: str) -> "FileMap":
@@ -72,6 +80,94 @@ class FileMap:
         except ValueError as error:
             raise InspectError(f"{path}: cannot be mapped ({error})") from None
 
+    def stream(self) -> BinaryIO:
+        """Return the file's bytes as a stream."""
+        return io.BufferedReader(_Octets(self.data))
+
+    def behind(self, offset: int) -> "FileMap":
+        """Return the file without its first ``offset`` bytes."""
+        return FileMap(self.path, self.data[offset:])
+
+
+class _Octets(io.RawIOBase):
+    """Bytes as a stream."""
+
+    def __init__(self, data: memoryview) -> None:
+        self._data = data
+        self._at = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: len(self._data)}[whence]
+        self._at = max(0, base + offset)
+        return self._at
+
+    def readinto(self, buffer: "WriteableBuffer") -> int:
+        room = memoryview(buffer).cast("B")
+        part = self._data[self._at : self._at + len(room)]
+        room[: len(part)] = part
+        self._at += len(part)
+        return len(part)
+
+
+class Scratch:
+    """A temporary file for what has to be unpacked; zeros take no space in it.
+
+    It is removed when it is mapped, and lives as long as the mapping.
+    """
+
+    HOLE = 4096
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._file = tempfile.NamedTemporaryFile(prefix="turducken-")  # noqa: SIM115 - see finish
+        self._notes: list[str] = []
+        self.size = 0
+
+    @property
+    def name(self) -> str:
+        """Where the file is, until `finish`."""
+        return self._file.name
+
+    def append(self, data: bytes) -> None:
+        """Write ``data`` behind what is there."""
+        self.put(self.size, data)
+
+    def put(self, offset: int, data: bytes, *, zeros: bool = False) -> None:
+        """Write ``data`` at ``offset``; what is between is zero.
+
+        With ``zeros`` zeros are written, too: something else may have been there.
+        """
+        for at in range(0, len(data), self.HOLE):
+            part = data[at : at + self.HOLE]
+            if zeros or part.count(0) != len(part):
+                self._file.seek(offset + at)
+                self._file.write(part)
+        self.size = max(self.size, offset + len(data))
+
+    def grow(self) -> None:
+        """Learn the size of what somebody else has written to the file by its name."""
+        self.size = os.fstat(self._file.fileno()).st_size
+
+    def note(self, text: str) -> None:
+        """Remember what a user of the file has to know."""
+        self._notes.append(text)
+
+    def finish(self) -> FileMap:
+        """Return the file, mapped under the name of what it was made from."""
+        self._file.truncate(max(self.size, 1))
+        self._file.flush()
+        mapped = FileMap.open(self._file.name)
+        mapped.path = self._path
+        mapped.notes += self._notes
+        self._file.close()
+        return mapped
+
 
 class FileSource:
     """Memory that is made of pieces of mapped files. See `Source`."""
@@ -80,9 +176,10 @@ class FileSource:
         self.name = name
         self.kind = kind
         self.files = tuple(files)
-        self.warnings: list[str] = []
+        self.warnings = [f"{one.path}: {note}" for one in files for note in one.notes]
         self.roots: dict[str, int] = {}
         self.maxphyaddr: int | None = None
+        self.paging: str | None = None
         self.ram: Sequence[Region] | None = None
         self.pieces = self._fitting(pieces)
         if not self.pieces:
@@ -100,6 +197,11 @@ class FileSource:
                 missing = f"{size - have:#x} bytes of the memory from {base:#x} on are missing"
                 self.warnings.append(f"{self.files[file].path}: the file is cut short: {missing}")
             skip = max(0, min(end - base, have))
+            if skip:
+                self.warnings.append(
+                    f"{self.files[file].path}: the memory from {base:#x} to {base + skip:#x} is "
+                    "there twice; the piece that begins first is taken"
+                )
             if have > skip:
                 fitting.append(Piece(base + skip, offset + skip, have - skip, file))
                 end = base + have

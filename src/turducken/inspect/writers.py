@@ -5,16 +5,9 @@ import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import IO, NamedTuple
 
-from turducken.inspect.dumps import (
-    ET_CORE,
-    LIME_HEADER,
-    LIME_MAGIC,
-    NOTE_NAME,
-    NOTE_TYPE,
-    PN_XNUM,
-    PT_LOAD,
-    PT_NOTE,
-)
+from turducken.inspect.containers import lime
+from turducken.inspect.containers.elf import ET_CORE, PN_XNUM, PT_LOAD, PT_NOTE
+from turducken.inspect.containers.notes import NOTE_NAME, NOTE_TYPE
 from turducken.inspect.errors import InspectError
 from turducken.memory import Memory
 
@@ -85,8 +78,8 @@ def write_lime(stream: IO[bytes], memory: Memory, extents: Sequence[Extent]) -> 
     for run in _runs(extents):
         address, size = run[0].address, _size(run)
         stream.seek(at)
-        stream.write(LIME_HEADER.pack(LIME_MAGIC, 1, address, address + size - 1, 0))
-        at += LIME_HEADER.size
+        stream.write(lime.HEADER.pack(lime.MAGIC, 1, address, address + size - 1, 0))
+        at += lime.HEADER.size
         for extent in run:
             _copy(memory, extent, stream, at + extent.address - address)
         at += size
@@ -102,7 +95,8 @@ def write_elf(
 ) -> None:
     """Write an ELF core with one PT_LOAD segment per run of adjacent extents.
 
-    With ``about`` it is a turducken snapshot: a note keeps it (see `turducken.inspect.dumps`).
+    With ``about`` it is a turducken snapshot: a note keeps it, see
+    `turducken.inspect.containers.notes`.
     """
     runs = _runs(extents)
     if len(runs) + 1 >= PN_XNUM:

@@ -81,8 +81,13 @@ def _reads_source(
     source: Annotated[str, typer.Argument(metavar="SOURCE", help=SOURCE_HELP)],
     base: Annotated[str, typer.Option("--base", help="A raw dump's first address.")] = "0",
     paging: Annotated[
-        str, typer.Option("--paging", help="How cr3 is read: 4-level, 5-level, pae, 32-bit.")
-    ] = "4-level",
+        str | None,
+        typer.Option(
+            "--paging",
+            help="How cr3 is read: 4-level, 5-level, pae, 32-bit (default: as the source says, "
+            "or 4-level).",
+        ),
+    ] = None,
     maxphyaddr: Annotated[
         int | None,
         typer.Option("--maxphyaddr", help="Physical-address bits (default: snapshot's, or 52)."),
