@@ -40,10 +40,10 @@ def test_values_of_real_processors():
     assert msrs[msr.IA32_VMX_PINBASED_CTLS] == 0x0000_007F_0000_0016
     assert msrs[msr.IA32_VMX_PROCBASED_CTLS] == 0xFFF9_FFFE_0401_E172
     assert msrs[msr.IA32_VMX_TRUE_PROCBASED_CTLS] == 0xFFF9_FFFE_0400_6172
-    assert msrs[msr.IA32_VMX_EXIT_CTLS] == 0x007F_FFFF_0003_6DFF
-    assert msrs[msr.IA32_VMX_TRUE_EXIT_CTLS] == 0x007F_FFFF_0003_6DFB
-    assert msrs[msr.IA32_VMX_ENTRY_CTLS] == 0x0000_F3FF_0000_11FF
-    assert msrs[msr.IA32_VMX_TRUE_ENTRY_CTLS] == 0x0000_F3FF_0000_11FB
+    assert msrs[msr.IA32_VMX_EXIT_CTLS] == 0x007F_EFFF_0003_6DFF
+    assert msrs[msr.IA32_VMX_TRUE_EXIT_CTLS] == 0x007F_EFFF_0003_6DFB
+    assert msrs[msr.IA32_VMX_ENTRY_CTLS] == 0x0000_D3FF_0000_11FF
+    assert msrs[msr.IA32_VMX_TRUE_ENTRY_CTLS] == 0x0000_D3FF_0000_11FB
     assert msrs[msr.IA32_VMX_EPT_VPID_CAP] == 0x0000_0F01_0633_4141
     assert msrs[msr.IA32_VMX_CR0_FIXED0] == 0x8000_0021
     assert msrs[msr.IA32_VMX_CR0_FIXED1] == 0xFFFF_FFFF

@@ -107,7 +107,7 @@ def test_controls_are_settings():
         ("[vmx.misc]\nsaves_lma = false\n", "vmx.misc.saves_lma: contradicts"),
         ("[vmx.misc]\nmsr_list_limit = 600\n", "vmx.misc.msr_list_limit: contradicts"),
         (
-            "[cpu]\nperformance_counters = 0\nfixed_counters = 0\n",
+            "[vmx.controls.exit]\nload_perf_global_ctrl = true\n",
             "contradicts cpu.performance_counters = 0",
         ),
         ("[features]\nla57 = true\n", "cpu.linear_address_bits: contradicts features.la57"),

@@ -9,7 +9,7 @@ from turducken.vmx import vmcs_fields as f
 from turducken.vmx.capabilities import Capabilities
 from turducken.vmx.checks import EntryContext
 from turducken.vmx.controls import Entry, Exit, PinBased, Primary, Secondary
-from turducken.vmx.profile import load_profile
+from turducken.vmx.profile import read_profile
 from turducken.vmx.vmcs import Vmcs
 
 EVERYTHING = Path(__file__).parent / "everything.toml"
@@ -27,7 +27,7 @@ _PAT = 0x0007_0406_0007_0406
 
 @cache
 def capabilities(profile: str = str(EVERYTHING)) -> Capabilities:
-    return Capabilities.from_profile(load_profile(profile))
+    return Capabilities.from_profile(read_profile(profile))
 
 
 class Case:

@@ -10,7 +10,6 @@ from turducken.cpu.decoder import code_bits, linear_address, loads_descriptor, u
 from turducken.cpu.engine import SegmentIndex, Trap
 from turducken.cpu.engine.grants import LARGE_SHIFT
 from turducken.cpu.events import Event, exception
-from turducken.cpu.special import has_special
 from turducken.cpu.task_switch import inner_stack
 from turducken.mmu.faults import ApicAccess, EptMisconfiguration, EptViolation, Fault, PageFault
 from turducken.mmu.mmu import Access
@@ -99,7 +98,9 @@ class Accesses:
     def is_special(self, address: int, size: int) -> bool:
         """Tell whether a block of code has an instruction that only we can execute."""
         code = self._p.linear.fetch(address, size, user=self._p.state.cpl == 3)
-        return isinstance(code, bytes) and has_special(code, code_bits(self._p.state))
+        return isinstance(code, bytes) and self._p.scanner.has_special(
+            code, code_bits(self._p.state)
+        )
 
     def port_in(self, port: int, size: int) -> int | None:
         """Return what IN reads, or None where the instruction faults or exits."""

@@ -1,6 +1,7 @@
 """CPUID: what the processor says of itself: SDM 2A, "CPUID - CPU Identification"."""
 
 from turducken.arch.registers import CR4
+from turducken.cpu.performance import PerformanceMonitor
 from turducken.vmx.profile import Profile
 
 Leaf = tuple[int, int, int, int]
@@ -31,8 +32,9 @@ _ECX_1 = {
     "rdrand": 30,
 }
 _VMX, _OSXSAVE = 1 << 5, 1 << 27
-# FPU VME DE PSE TSC MSR PAE MCE CX8 APIC SEP MTRR PGE MCA CMOV PAT PSE36 CLFSH MMX FXSR SSE SSE2
-_EDX_1 = sum(1 << n for n in (*range(7), 7, 8, 9, *range(11, 18), 19, 23, 24, 25, 26))
+# FPU VME DE PSE TSC MSR PAE MCE CX8 SEP MTRR PGE MCA CMOV PAT PSE36 CLFSH MMX FXSR SSE SSE2
+_EDX_1 = sum(1 << n for n in (*range(9), *range(11, 18), 19, 23, 24, 25, 26))
+_APIC = 1 << 9
 _EBX_7 = {
     "fsgsbase": 0,
     "tsc_adjust": 1,
@@ -47,10 +49,12 @@ _EBX_7 = {
     "rdseed": 18,
     "adx": 19,
     "smap": 20,
+    "clflushopt": 23,
 }
 _OSPKE = 1 << 4
 _ECX_7 = {"umip": 2, "pku": 3, "la57": 16}
 _EDX_EXTENDED = {"nx": 20, "pages_1gib": 26, "rdtscp": 27}
+_ECX_EXTENDED = {"lzcnt": 5, "prefetchw": 8}
 _SYSCALL, _LONG_MODE, _LAHF = 1 << 11, 1 << 29, 1
 _EAX_XSAVE = {"xsaveopt": 0, "xsavec": 1, "xsaves": 3}
 
@@ -73,17 +77,17 @@ class Cpuid:
         self._has_vmx = has_vmx
 
     def leaf(
-        self, eax: int, ecx: int, *, cr4: int, xcr0: int, x2apic_id: int | None = None
+        self, eax: int, ecx: int, *, cr4: int, xcr0: int, is_apic_enabled: bool = True
     ) -> Leaf:
         """Return EAX, EBX, ECX and EDX; leaves beyond the last give the last basic leaf's data."""
         known = {
             0: self._vendor,
-            1: lambda: self._version(cr4),
+            1: lambda: self._version(cr4, is_apic_enabled=is_apic_enabled),
             2: lambda: (0x7603_6301, 0x00F0_B5FF, 0, 0x00C1_0000),
             4: lambda: self._caches(ecx),
             5: lambda: (64, 64, 3, 0),
             7: lambda: self._structured(ecx, cr4),
-            0xA: lambda: (0, 0, 0, 0),
+            0xA: PerformanceMonitor(self._profile).leaf,
             0xB: lambda: self._topology(ecx),
             0xD: lambda: self._xsave(ecx, xcr0),
             0x15: lambda: (1, TSC_HERTZ // CRYSTAL_HERTZ, CRYSTAL_HERTZ, 0),
@@ -111,7 +115,7 @@ class Cpuid:
         cpu = self._profile.cpu
         return cpu.stepping | (cpu.model & 15) << 4 | cpu.family << 8 | cpu.model >> 4 << 16
 
-    def _version(self, cr4: int) -> Leaf:
+    def _version(self, cr4: int, *, is_apic_enabled: bool) -> Leaf:
         ebx = 8 << 8 | min(self._count, 255) << 16 | (self._number & 0xFF) << 24
         ecx = _bits(self._profile, _ECX_1)
         if self._has_vmx:
@@ -119,6 +123,8 @@ class Cpuid:
         if cr4 & CR4.mask("OSXSAVE"):
             ecx |= _OSXSAVE
         edx = _EDX_1 | (1 << 28 if self._count > 1 else 0)
+        # SDM 3A, "Enabling or Disabling the Local APIC".
+        edx |= _APIC if is_apic_enabled else 0
         return self.signature(), ebx, ecx, edx
 
     def _caches(self, level: int) -> Leaf:
@@ -157,7 +163,7 @@ class Cpuid:
 
     def _extended(self) -> Leaf:
         edx = _SYSCALL | _LONG_MODE | _bits(self._profile, _EDX_EXTENDED)
-        return 0, 0, _LAHF, edx
+        return 0, 0, _LAHF | _bits(self._profile, _ECX_EXTENDED), edx
 
     def _brand(self, start: int) -> Leaf:
         text = self._profile.cpu.brand.ljust(48, "\0")[start : start + 16]

@@ -12,6 +12,7 @@ from turducken.arch.memory_types import PAT_RESET
 from turducken.cpu.control_registers import write_efer
 from turducken.cpu.engine import SegmentIndex
 from turducken.cpu.engine.state import MSR_WORDS
+from turducken.cpu.performance import PerformanceMonitor
 
 if TYPE_CHECKING:
     from turducken.cpu.processor import Processor
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 FEATURE_CONTROL_LOCKED_VMX = 0b101
 """IA32_FEATURE_CONTROL as a BIOS leaves it: locked, VMX outside SMX enabled."""
 
-_MICROCODE_REVISION = 1 << 32
 _PAT_TYPES = frozenset({0, 1, 4, 5, 6, 7})
 _MISC_ENABLE = 1 | 1 << 11 | 1 << 12
 _CANONICAL = frozenset(
@@ -53,15 +53,16 @@ class MsrFile:
         self.pat = PAT_RESET
         self.tsc_adjust = 0
         self.debugctl = 0
-        self.perf_global_ctrl = 0
+        self.performance = PerformanceMonitor(processor.profile)
         self._plain = {
             msr.IA32_PLATFORM_ID: 0,
-            msr.IA32_BIOS_SIGN_ID: _MICROCODE_REVISION,
+            msr.IA32_BIOS_SIGN_ID: processor.profile.cpu.microcode << 32,
             msr.IA32_MCG_CAP: 0,
             msr.IA32_MCG_STATUS: 0,
             msr.IA32_MISC_ENABLE: _MISC_ENABLE,
             msr.IA32_SMM_MONITOR_CTL: 0,
         }
+        self._has_deadline = processor.profile.features.tsc_deadline
         self._readers: dict[int, Callable[[], int]] = {
             msr.IA32_TIME_STAMP_COUNTER: processor.read_tsc,
             msr.IA32_TSC_ADJUST: lambda: self.tsc_adjust,
@@ -87,6 +88,15 @@ class MsrFile:
         if not processor.profile.features.tsc_adjust:
             del self._readers[msr.IA32_TSC_ADJUST], self._writers[msr.IA32_TSC_ADJUST]
 
+    @property
+    def perf_global_ctrl(self) -> int:
+        """IA32_PERF_GLOBAL_CTRL, where it exists."""
+        return self.performance.values[msr.IA32_PERF_GLOBAL_CTRL]
+
+    @perf_global_ctrl.setter
+    def perf_global_ctrl(self, value: int) -> None:
+        self.performance.values[msr.IA32_PERF_GLOBAL_CTRL] = value
+
     def read(self, index: int) -> int | None:
         """Return the value, or None where RDMSR causes #GP."""
         word = MSR_WORDS.get(index)
@@ -95,11 +105,11 @@ class MsrFile:
         reader = self._readers.get(index)
         if reader is not None:
             return reader()
-        if _is_of_apic(index):
+        if self._is_of_apic(index):
             self._p.platform.spend(self._p.index, 0)
             return self._p.apic.read_msr(index)
-        if index == msr.IA32_PERF_GLOBAL_CTRL and self._p.profile.cpu.performance_counters:
-            return self.perf_global_ctrl
+        if index in self.performance.values:
+            return self.performance.values[index]
         if 0x480 <= index <= 0x491:
             return self._p.capabilities.msrs.get(index)
         if index in self._plain:
@@ -117,14 +127,11 @@ class MsrFile:
         writer = self._writers.get(index)
         if writer is not None:
             return writer(value)
-        if _is_of_apic(index):
+        if self._is_of_apic(index):
             self._p.platform.spend(self._p.index, 0)
             return self._p.apic.write_msr(index, value)
-        if index == msr.IA32_PERF_GLOBAL_CTRL and self._p.profile.cpu.performance_counters:
-            if value & ~self._p.capabilities.cpu.perf_global_ctrl:
-                return False
-            self.perf_global_ctrl = value
-            return True
+        if index in self.performance.values:
+            return self.performance.write(index, value)
         if index in self._plain:
             self._plain[index] = value
             return True
@@ -162,8 +169,8 @@ class MsrFile:
         self._p.state.set_segment(index, segment._replace(base=value))
         return True
 
-
-def _is_of_apic(index: int) -> bool:
-    """Tell whether an MSR is the local APIC's, for which time matters."""
-    x2apic = msr.X2APIC_FIRST <= index <= msr.X2APIC_LAST
-    return x2apic or index in (msr.IA32_APIC_BASE, msr.IA32_TSC_DEADLINE)
+    def _is_of_apic(self, index: int) -> bool:
+        """Tell whether an MSR is the local APIC's, for which time matters."""
+        if index == msr.IA32_TSC_DEADLINE:
+            return self._has_deadline
+        return msr.X2APIC_FIRST <= index <= msr.X2APIC_LAST or index == msr.IA32_APIC_BASE

@@ -12,8 +12,10 @@ from dataclasses import dataclass, field
 
 from turducken.address import PAGE_OFFSET_MASK, PAGE_SIZE, is_canonical
 from turducken.arch.exceptions import Vector
+from turducken.arch.msr import IA32_APIC_BASE
 from turducken.arch.registers import CR0, RFLAGS
 from turducken.cpu import alignment, boundary, task_switch, virtual_apic, vm_exit
+from turducken.cpu.absent import AbsentInstructions
 from turducken.cpu.accesses import Accesses
 from turducken.cpu.control_registers import Key, cr4_writable, sync_mmu
 from turducken.cpu.cpuid import Cpuid
@@ -34,6 +36,7 @@ from turducken.cpu.guest_image import GuestImage, Saved
 from turducken.cpu.host_image import HostImage
 from turducken.cpu.linear import LinearMemory
 from turducken.cpu.msrs import MsrFile
+from turducken.cpu.special import BlockScanner
 from turducken.cpu.surroundings import Activity, LocalApicPort, MtrrPort, NoApic, Platform
 from turducken.cpu.vmx_operations import field_table, update_intercepts
 from turducken.diagnosis import Report
@@ -57,6 +60,7 @@ _IF, _TF, _RF, _AC, _VM = (RFLAGS.mask(one) for one in ("IF", "TF", "RF", "AC", 
 _DR6_RESET, _DR7_RESET = 0xFFFF_0FF0, 0x400
 _DR6_BS = 1 << 14
 _DR7_GD = 1 << 13
+_APIC_ENABLED = 1 << 11
 _STI = b"\xfb"
 
 
@@ -119,6 +123,8 @@ class Processor:
         self.mtrrs = parts.mtrrs
         self.maxphyaddr = parts.profile.cpu.physical_address_bits
         self.cr4_writable = cr4_writable(parts.profile.features)
+        self.absent = AbsentInstructions(parts.profile.features)
+        self.scanner = BlockScanner(self.absent)
         self.accesses = Accesses(self)
         self.engine = Engine(parts.memory, self.accesses, native=parts.native)
         self.state = self.engine.state
@@ -483,6 +489,14 @@ class Processor:
         if wrong:
             self.raise_exception(vector, 0)
         return wrong
+
+    def cpuid_leaf(self, leaf: int, subleaf: int) -> tuple[int, int, int, int]:
+        """Return what CPUID reports at present."""
+        base = self.apic.read_msr(IA32_APIC_BASE)
+        enabled = base is not None and bool(base & _APIC_ENABLED)
+        return self.cpuid.leaf(
+            leaf, subleaf, cr4=self.state.cr4, xcr0=self.xcr0, is_apic_enabled=enabled
+        )
 
     def set_xcr(self, index: int, value: int) -> bool:
         """XSETBV: False for #GP."""

@@ -130,8 +130,7 @@ class RootView:
 
     def cpuid(self, leaf: int, subleaf: int) -> tuple[int, int, int, int]:
         """CPUID."""
-        p = self._p
-        return p.cpuid.leaf(leaf, subleaf, cr4=p.state.cr4, xcr0=p.xcr0)
+        return self._p.cpuid_leaf(leaf, subleaf)
 
     def port_in(self, port: int, size: int) -> int:
         """IN."""

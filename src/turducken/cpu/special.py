@@ -7,15 +7,14 @@ and it takes AVX for SSE.
 Blocks that contain one are executed one instruction at a time.
 """
 
-import re
-
 from iced_x86 import Code, Decoder, EncodingKind, Instruction, Mnemonic
 
-_SUSPECTS = re.compile(
+from turducken.cpu.absent import AbsentInstructions, compile_suspects
+
+_SUSPECTS = (
     rb"[\x6c\x6d\xf1\x9a\xea\xc4\xc5\x62]"
     rb"|\x0f(?:[\x05\x07\x08\x34]|\xc7[\xf0-\xff]|\x01[\xd0\xd1\xee\xef])"
-    rb"|\xff[\x18-\x1f\x28-\x2f\x58-\x5f\x68-\x6f\x98-\x9f\xa8-\xaf]",
-    re.DOTALL,
+    rb"|\xff[\x18-\x1f\x28-\x2f\x58-\x5f\x68-\x6f\x98-\x9f\xa8-\xaf]"
 )
 
 SPECIAL = frozenset(
@@ -41,13 +40,21 @@ SPECIAL = frozenset(
 _FAR_INDIRECT = frozenset({Code.CALL_M1616, Code.CALL_M1632, Code.JMP_M1616, Code.JMP_M1632})
 
 
-def has_special(code: bytes, bits: int) -> bool:
-    """Tell whether a block of ``bits``-bit code has an instruction of `SPECIAL`."""
-    if _SUSPECTS.search(code) is None:
-        return False
-    return any(
-        one.mnemonic in SPECIAL or is_far(one) or is_vector(one) for one in Decoder(bits, code)
-    )
+class BlockScanner:
+    """Finds the blocks of code with an instruction that is ours, or that the processor lacks."""
+
+    def __init__(self, absent: AbsentInstructions) -> None:
+        self._absent = absent
+        self._suspects = compile_suspects(_SUSPECTS, absent.pattern)
+
+    def has_special(self, code: bytes, bits: int) -> bool:
+        """Tell whether a block of ``bits``-bit code has such an instruction."""
+        if self._suspects.search(code) is None:
+            return False
+        return any(
+            one.mnemonic in SPECIAL or is_far(one) or is_vector(one) or self._absent.has(one)
+            for one in Decoder(bits, code)
+        )
 
 
 _BIT_MANIPULATION = frozenset(

@@ -70,6 +70,7 @@ class ApicFeatures:
     """What of the processor decides how its APIC behaves."""
 
     x2apic: bool = True
+    tsc_deadline: bool = True
     maxphyaddr: int = 46
     timer_hertz: int = 1_000_000_000
     """The timer's rate before division."""

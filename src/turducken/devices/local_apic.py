@@ -23,6 +23,8 @@ _ICR_WRITABLE = ICR.mask("VECTOR", "MODE", "LOGICAL", "ASSERT", "LEVEL", "SHORTH
 _XAPIC_ONLY = frozenset({Offset.APR, Offset.RRD, Offset.DFR, Offset.ICR_HIGH})
 _READ_ONLY = frozenset({Offset.ID, Offset.VERSION, Offset.PPR, Offset.LDR, Offset.CURRENT_COUNT})
 _WRITE_ONLY = frozenset({Offset.EOI, Offset.SELF_IPI})
+_DEADLINE_MODE = LVT["TIMER_MODE"].put(0, 2)
+"""A reserved bit of the timer's entry where there is no TSC-deadline mode."""
 _VECTOR_BLOCKS = (Offset.ISR, Offset.TMR, Offset.IRR)
 
 _X2APIC_REGISTERS: dict[int, int] = {
@@ -148,6 +150,8 @@ class LocalApic(ApicCore):
     def _write_lvt(self, offset: Offset, value: int) -> None:
         kept = self._lvt[offset] & LVT.mask("REMOTE_IRR")
         entry = value & LVT_WRITABLE[offset]
+        if offset == Offset.LVT_TIMER and not self._features.tsc_deadline:
+            entry &= ~_DEADLINE_MODE
         if not self.is_software_enabled:
             entry |= MASKED
         if entry & LVT.mask("LEVEL") and LVT["MODE"].get(entry) == Delivery.FIXED:

@@ -70,11 +70,12 @@ def _passes(vcpu: "Vcpu", instruction: Instruction) -> bool:
     slots = vcpu.vmcs01.slots
     if (
         vcpu.unit.in_operation
+        and instruction in vcpu.unit.ungated
         and slots[_EFER] & _LMA
         and slots[_CS_RIGHTS] & _LONG
         and not slots[_SS_RIGHTS] >> 5 & 3
     ):
-        return True  # 64-bit mode at CPL 0 in VMX operation: nothing can refuse
+        return True  # 64-bit mode at CPL 0 in VMX operation
     mode = _mode(vcpu)
     gate = find_gate(instruction, mode, vcpu.capabilities12)
     if gate is None:

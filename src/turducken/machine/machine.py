@@ -165,9 +165,12 @@ class Machine:
             unclaimed=self._on_unclaimed,
         )
         sizes = MemorySizes(low=low, high=told - low)
-        bits = self.options.profile.cpu.physical_address_bits
+        profile = self.options.profile
         apic = ApicFeatures(
-            x2apic=self.options.profile.features.x2apic, maxphyaddr=bits, timer_hertz=CRYSTAL_HERTZ
+            x2apic=profile.features.x2apic,
+            tsc_deadline=profile.features.tsc_deadline,
+            maxphyaddr=profile.cpu.physical_address_bits,
+            timer_hertz=CRYSTAL_HERTZ,
         )
         return Chipset(
             self.memory,

@@ -192,7 +192,8 @@ _EPTP_TYPE = EPTP["MT"]
 def profile_facts(profile: Profile) -> CpuFacts:
     """Return what a profile says beyond the capability MSRs."""
     cpu, features = profile.cpu, profile.features
-    general, fixed = cpu.performance_counters, cpu.fixed_counters
+    general = cpu.performance_counters
+    fixed = cpu.fixed_counters if general else 0
     no_nx = 0 if features.nx else EFER.mask("NXE")
     no_rtm = 0 if features.rtm else DEBUGCTL.mask("RTM")
     return CpuFacts(

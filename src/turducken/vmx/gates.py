@@ -323,3 +323,18 @@ def find_gate(instruction: Instruction, mode: Mode, capabilities: Capabilities) 
         if gate.check(mode, capabilities):
             return gate
     return None
+
+
+def ungated(capabilities: Capabilities) -> frozenset[Instruction]:
+    """Return the instructions that execute in 64-bit mode at CPL 0 in VMX root operation."""
+    mode = Mode(
+        cr0=_PE,
+        cr4=_VMXE,
+        rflags=0,
+        efer=_LMA,
+        cpl=0,
+        is_cs_long=True,
+        in_operation=True,
+        in_guest=False,
+    )
+    return frozenset(one for one in Instruction if find_gate(one, mode, capabilities) is None)

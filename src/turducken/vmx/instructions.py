@@ -13,7 +13,7 @@ from turducken.vmx import vmcs_fields as f
 from turducken.vmx.capabilities import Capabilities
 from turducken.vmx.capability_msrs import EPT_VPID_CAP
 from turducken.vmx.controls import Primary, Secondary, VmFunction
-from turducken.vmx.gates import Outcome
+from turducken.vmx.gates import Outcome, ungated
 from turducken.vmx.instruction_errors import InstructionError
 from turducken.vmx.interface import VmStatus
 from turducken.vmx.vmcs import REVISION_MASK, SHADOW_INDICATOR, Vmcs
@@ -69,6 +69,7 @@ class VmxUnit:
         "in_operation",
         "memory",
         "readable",
+        "ungated",
         "vmxon_pointer",
         "writable",
     )
@@ -83,6 +84,8 @@ class VmxUnit:
         """Counts VMXONs, for error 6."""
         self._views: dict[int, Vmcs] = {}
         self.readable = capabilities.accesses
+        self.ungated = ungated(capabilities)
+        """Instructions that no rule refuses in 64-bit mode at CPL 0 in root operation."""
         self.writable = {
             encoding: access
             for encoding, access in capabilities.accesses.items()

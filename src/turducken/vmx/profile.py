@@ -24,9 +24,16 @@ from turducken.vmx.profile_records import (
     Setting,
     Vpid,
 )
-from turducken.vmx.profile_rules import check_consistency
+from turducken.vmx.profile_rules import check_consistency, check_modelled
 
-__all__ = ["Profile", "ProfileError", "Setting", "list_profiles", "load_profile"]
+__all__ = [
+    "Profile",
+    "ProfileError",
+    "Setting",
+    "list_profiles",
+    "load_profile",
+    "read_profile",
+]
 
 _SHIPPED = Path(__file__).parent / "profiles"
 _MAX_DEPTH = 8
@@ -45,6 +52,7 @@ _RANGES: dict[str, tuple[int, int]] = {
     "cpu.family": (0, 15),
     "cpu.model": (0, 255),
     "cpu.stepping": (0, 15),
+    "cpu.microcode": (0, 0xFFFF_FFFF),
     "cpu.physical_address_bits": (32, 52),
     "cpu.linear_address_bits": (48, 57),
     "cpu.performance_counters": (0, 8),
@@ -64,8 +72,16 @@ def list_profiles() -> list[str]:
 def load_profile(name_or_path: str | Path = "default") -> Profile:
     """Return a shipped profile by name, or one of the user's by path.
 
-    Raises `ProfileError` where there is no such profile or its file cannot be used.
+    Raises `ProfileError` where there is no such profile, where its file cannot be used, and where
+    it offers what the machine does not model.
     """
+    profile = read_profile(name_or_path)
+    check_modelled(profile)
+    return profile
+
+
+def read_profile(name_or_path: str | Path) -> Profile:
+    """Return a profile as `load_profile` does, whether the machine models it or not."""
     path = _find(str(name_or_path))
     raw = _read_with_bases(path, 0)
     profile = _Reader(str(path)).profile(path.stem, raw)

@@ -31,11 +31,13 @@ class Cpu:
     family: int = 6
     model: int = 60
     stepping: int = 3
+    microcode: int = 1
+    """The update revision that IA32_BIOS_SIGN_ID reports."""
     physical_address_bits: int = 40
     linear_address_bits: int = 48
-    performance_counters: int = 4
-    """General-purpose counters that IA32_PERF_GLOBAL_CTRL can enable."""
-    fixed_counters: int = 3
+    performance_counters: int = 0
+    """General-purpose counters; with none there is no performance monitoring."""
+    fixed_counters: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,7 @@ class Features:
     rdseed: bool = True
     adx: bool = True
     smap: bool = True
+    clflushopt: bool = True
     umip: bool = False
     pku: bool = False
     la57: bool = False
@@ -82,6 +85,8 @@ class Features:
     nx: bool = True
     pages_1gib: bool = True
     rdtscp: bool = True
+    lzcnt: bool = True
+    prefetchw: bool = True
 
 
 @dataclass(frozen=True, slots=True)

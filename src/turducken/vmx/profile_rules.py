@@ -1,5 +1,6 @@
 """What one key of a processor profile demands of another."""
 
+from collections.abc import Mapping
 from dataclasses import fields
 
 from turducken.vmx.controls import CONTROL_SETS, DEPENDENCIES
@@ -18,6 +19,10 @@ _FEATURE_NEEDS = (
 """The control cannot be set to 1 unless CPUID reports the feature."""
 
 
+_NO_SMM = "there is no system-management mode"
+_NO_BOUNDS = "there are no bound registers"
+
+
 def check_consistency(profile: Profile) -> None:
     """Raise `ProfileError` at the first contradiction between two keys."""
     _check_classes(profile)
@@ -25,6 +30,35 @@ def check_consistency(profile: Profile) -> None:
     _check_ept(profile)
     _check_vpid(profile)
     _check_rest(profile)
+
+
+NOT_MODELLED: Mapping[str, str] = {
+    **dict.fromkeys(
+        ("features.avx", "features.avx2", "features.f16c", "features.fma"),
+        "no instruction with 256-bit registers is executed",
+    ),
+    "features.rtm": "there are no transactions",
+    "features.mpx": _NO_BOUNDS,
+    "vmx.controls.entry.load_bndcfgs": _NO_BOUNDS,
+    "vmx.controls.exit.clear_bndcfgs": _NO_BOUNDS,
+    "vmx.misc.rdmsr_smbase": _NO_SMM,
+    "vmx.controls.entry.entry_to_smm": _NO_SMM,
+    "vmx.controls.entry.deactivate_dual_monitor": _NO_SMM,
+}
+"""Keys of the file that a profile cannot have true, and why."""
+
+
+def check_modelled(profile: Profile) -> None:
+    """Raise `ProfileError` at the first thing offered that the machine does not model."""
+    for key, why in NOT_MODELLED.items():
+        table, _, name = key.rpartition(".")
+        word = table.removeprefix("vmx.controls.")
+        if word in CONTROL_SETS:
+            offered = profile.offers(word, name.upper())
+        else:
+            offered = getattr(getattr(profile, table.removeprefix("vmx.")), name)
+        if offered:
+            raise ProfileError(f"{profile.source}: {key}: not modelled: {why}")
 
 
 def _demand(profile: Profile, key: str, holds: object, contradicts: str) -> None:
@@ -110,7 +144,7 @@ def _check_rest(profile: Profile) -> None:
     )
     for word in ("exit", "entry"):
         key = f"{word}.load_perf_global_ctrl"
-        holds = cpu.performance_counters or cpu.fixed_counters or not _has(profile, key)
+        holds = cpu.performance_counters or not _has(profile, key)
         _demand(profile, f"vmx.controls.{key}", holds, "cpu.performance_counters = 0")
     width = 57 if features.la57 else 48
     _demand(

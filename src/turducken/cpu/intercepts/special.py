@@ -7,12 +7,16 @@ from iced_x86 import Mnemonic
 from turducken.arch.exceptions import Vector
 from turducken.arch.registers import CR4, RFLAGS
 from turducken.cpu import vm_exit
+from turducken.cpu.absent import EARLIER
 from turducken.cpu.alignment import is_misaligned
 from turducken.cpu.control_registers import sync_mmu
 from turducken.cpu.decoder import (
     Instruction,
+    OpKind,
+    effective_address,
     gpr_number,
     linear_address,
+    read_register,
     register_size,
     write_register,
 )
@@ -33,7 +37,7 @@ if TYPE_CHECKING:
 
 _OSXSAVE, _PKE = CR4.mask("OSXSAVE"), CR4.mask("PKE")
 _LOW = 0xFFFF_FFFF
-_CF, _DF = RFLAGS.mask("CF"), RFLAGS.mask("DF")
+_CF, _DF, _ZF = RFLAGS.mask("CF"), RFLAGS.mask("DF"), RFLAGS.mask("ZF")
 _ARITHMETIC = RFLAGS.mask("CF", "PF", "AF", "ZF", "SF", "OF")
 
 
@@ -49,8 +53,8 @@ def on_special(p: "Processor") -> None:
     if operation is not None:
         operation(p, instruction)
         return
-    if is_vector(instruction):
-        p.raise_exception(Vector.UD)
+    if is_vector(instruction) or p.absent.has(instruction):
+        _lack(p, instruction)
         return
     if not is_far(instruction):
         trap = p.engine.step()
@@ -60,6 +64,37 @@ def on_special(p: "Processor") -> None:
         trap = step_far_transfer(p)
     if trap:
         p.handlers[trap](p)
+
+
+def _lack(p: "Processor", instruction: Instruction) -> None:
+    """An instruction that the processor does not have: #UD, or what it was before it got a prefix.
+
+    SDM 2A, "LZCNT", and 2D, "TZCNT": "on processors that do not support" them they are BSR and BSF.
+    """
+    if instruction.mnemonic not in EARLIER:
+        p.raise_exception(Vector.UD)
+        return
+    operand, size = instruction.op0_register, register_size(instruction.op0_register)
+    if instruction.op1_kind == OpKind.MEMORY:
+        place = effective_address(p.state, instruction, p.state.rip)
+        if p.check_segment(place, size, write=False):
+            return
+        raw = p.linear.read(place.linear, size, user=p.state.cpl == 3)
+        if not isinstance(raw, bytes):
+            p.take_fault(raw)
+            return
+        value = int.from_bytes(raw, "little")
+    else:
+        value = read_register(p.state, instruction.op1_register)
+    flags = p.state.rflags & ~_ZF
+    if not value:
+        flags |= _ZF
+    elif EARLIER[instruction.mnemonic] == Mnemonic.BSF:
+        write_register(p.state, operand, (value & -value).bit_length() - 1)
+    else:
+        write_register(p.state, operand, value.bit_length() - 1)
+    p.state.rflags = flags
+    p.advance(instruction.len)
 
 
 def _rdrand(p: "Processor", instruction: Instruction) -> None:

@@ -57,9 +57,7 @@ def on_cpuid(p: "Processor") -> None:
         vm_exit.exit_to_host(p, ExitReason.CPUID, length=2)
         return
     gpr = p.state.gpr
-    eax, ebx, ecx, edx = p.cpuid.leaf(
-        gpr[_RAX] & _LOW, gpr[_RCX] & _LOW, cr4=p.state.cr4, xcr0=p.xcr0
-    )
+    eax, ebx, ecx, edx = p.cpuid_leaf(gpr[_RAX] & _LOW, gpr[_RCX] & _LOW)
     gpr[_RAX], gpr[_RBX], gpr[_RCX], gpr[_RDX] = eax, ebx, ecx, edx
     p.advance(2)
 
@@ -128,16 +126,19 @@ def on_rdtsc(p: "Processor") -> None:
 
 
 def on_rdpmc(p: "Processor") -> None:
-    """RDPMC: there are no counters to read, so beyond the checks it is #GP."""
+    """RDPMC."""
     if not p.state.cr4 & _PCE and p.state.cpl:
         p.general_protection()
     elif p.guest is not None and p.guest.has_primary(Primary.RDPMC_EXITING):
         _exit(p, ExitReason.RDPMC)
-    elif p.state.gpr[_RCX] & _LOW >= p.profile.cpu.performance_counters:
-        p.general_protection()
     else:
-        p.state.gpr[_RAX] = p.state.gpr[_RDX] = 0
-        p.advance(2)
+        gpr = p.state.gpr
+        value = p.msrs.performance.read_counter(gpr[_RCX] & _LOW)
+        if value is None:
+            p.general_protection()
+            return
+        gpr[_RAX], gpr[_RDX] = value & _LOW, value >> 32
+        p.advance(p.instruction_length())
 
 
 def on_hlt(p: "Processor") -> None:

@@ -66,7 +66,7 @@ def _passes(p: "Processor", vmx: Vmx, instruction: Instruction) -> bool:
         and p.vmx.in_operation
         and p.state.cpl == 0
         and p.state.is_64bit
-        and vmx is not Vmx.VMFUNC
+        and vmx in p.vmx.ungated
     ):
         return True
     mode = mode_of(p)
