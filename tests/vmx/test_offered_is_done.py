@@ -1,4 +1,4 @@
-"""Whatever a profile can offer is either refused when it is read, or there is code that asks for it.
+"""What a profile can offer is refused when it is read, or there is code that asks for it.
 
 The walk is over declarations: every control, every key of the records, every capability bit. What
 counts as code that asks is an attribute or a string of that name in the machine's own modules.

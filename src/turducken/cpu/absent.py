@@ -1,7 +1,8 @@
 """Instructions that the engine knows and the processor does not have.
 
-Which ones is the profile's affair, but for some of other makers that no profile can offer. For each
-feature there is what marks its instructions in code, so that only blocks with such bytes are decoded.
+Which ones is the profile's affair, but for some of other makers that no profile can offer. For
+each feature there is what marks its instructions in code, so that only blocks with such bytes are
+decoded.
 """
 
 import re

@@ -17,6 +17,7 @@ from turducken.mmu.rights import ERROR_U, FETCH, READ
 from turducken.mmu.tlb import Mapping
 
 if TYPE_CHECKING:
+    from turducken.cpu.apic_access import StandIn
     from turducken.cpu.processor import Processor
 
 _PE = CR0.mask("PE")
@@ -28,8 +29,8 @@ class Accesses:
 
     ``fault`` is the translation that was refused last (None: its address is not canonical),
     ``io_refused`` the exception of the port access that was. ``code_watch`` learns of every page
-    that is granted for fetches, and for stores if ``watches_stores``; while ``virtual_apic_page``
-    is set, the APIC-access page stands for it. Accesses to ``implicit`` pages are supervisor-mode
+    that is granted for fetches, and for stores if ``watches_stores``; ``virtual_apic`` stands
+    for the APIC-access page while it is set. Accesses to ``implicit`` pages are supervisor-mode
     accesses at CPL 3 too.
     """
 
@@ -37,7 +38,7 @@ class Accesses:
         self._p = processor
         self.fault: Fault | None = None
         self.io_refused: Event | None = None
-        self.virtual_apic_page: int | None = None
+        self.virtual_apic: StandIn | None = None
         self.code_watch: Callable[[int, int, int], None] | None = None
         self.watches_stores = True
         self.implicit: tuple[range, ...] = ()
@@ -53,8 +54,9 @@ class Accesses:
         user = state.cpl == 3 and not any(page in one for one in self.implicit)
         found = mmu.translate(Access(page, kind, user, bool(state.rflags & _AC)))
         if not isinstance(found, Mapping):
-            if isinstance(found, ApicAccess) and self.virtual_apic_page is not None:
-                return self.virtual_apic_page
+            stand_in = self.virtual_apic
+            if isinstance(found, ApicAccess) and stand_in is not None and stand_in.grants(kind):
+                return stand_in.page
             self.fault = found
             return None
         if p.policy.evicted():

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from turducken.arch.exceptions import Vector
 from turducken.arch.registers import RFLAGS
-from turducken.cpu import vm_exit
+from turducken.cpu import virtual_apic, vm_exit
 from turducken.cpu.events import Event, EventKind, exception
 from turducken.cpu.guest_controls import GuestControls, PinBased, Primary
 from turducken.cpu.surroundings import Activity
@@ -40,9 +40,8 @@ def _take_first(p: "Processor") -> bool | None:
     "Other Causes of VM Exits", "VM Exits Induced by the TPR Threshold", "Pending MTF VM Exits".
     """
     pending = p.pending
-    if pending.tpr_below_threshold and p.guest is not None:
-        pending.tpr_below_threshold = False
-        vm_exit.exit_to_host(p, ExitReason.TPR_BELOW_THRESHOLD)
+    if pending.exit is not None and p.activity is not Activity.WAIT_FOR_SIPI:
+        vm_exit.exit_to_host(p, *pending.exit)
         return True
     if pending.init and not _blocks_init(p):
         return _take_init(p)
@@ -85,7 +84,9 @@ def _plan(p: "Processor") -> None:
         return
     if guest is not None and p.timer_deadline is not None:
         p.attention = True
-    window = guest is not None and guest.primary & Primary.INTERRUPT_WINDOW_EXITING
+    window = guest is not None and (
+        guest.primary & Primary.INTERRUPT_WINDOW_EXITING or p.pending.virtual_interrupt
+    )
     if window or p.apic.pending_vector() is not None:
         p.attention = True
         if p.state.rflags & _IF or p.state.in_shadow:
@@ -168,12 +169,20 @@ def _attend_interrupt(p: "Processor", *, blocked: bool) -> bool:
     if guest is not None and guest.primary & Primary.INTERRUPT_WINDOW_EXITING and open_window:
         vm_exit.exit_to_host(p, ExitReason.INTERRUPT_WINDOW)
         return True
-    if p.activity is Activity.SHUTDOWN or p.apic.pending_vector() is None:
+    if p.activity is Activity.SHUTDOWN:
+        return False
+    if p.pending.virtual_interrupt and open_window:
+        virtual_apic.deliver(p)
+        return True
+    if p.apic.pending_vector() is None:
         return False
     if guest is not None and guest.pin & PinBased.EXTERNAL_INTERRUPT_EXITING:
         if blocked and p.state.rflags & _IF:
             return False
-        vm_exit.exit_for_interrupt(p)
+        if guest.pin & PinBased.PROCESS_POSTED_INTERRUPTS:
+            virtual_apic.take_interrupt(p)
+        else:
+            vm_exit.exit_for_interrupt(p)
         return True
     if not open_window:
         return False

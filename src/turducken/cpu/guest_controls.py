@@ -48,6 +48,11 @@ class GuestControls:
     apic_access_page: int | None
     virtual_apic: int
     tpr_threshold: int
+    eoi_exits: int
+    """A bit for each vector: EOI virtualization causes a VM exit."""
+    notification_vector: int
+    posted_interrupts: int
+    """Address of the posted-interrupt descriptor."""
     vm_functions: int
     eptp_list: int
     pml_address: int
@@ -155,6 +160,9 @@ def read_controls(
         apic_access_page=read(f.APIC_ACCESS_ADDRESS) if apic else None,
         virtual_apic=read(f.VIRTUAL_APIC_ADDRESS),
         tpr_threshold=read(f.TPR_THRESHOLD),
+        eoi_exits=sum(read(one) << 64 * number for number, one in enumerate(f.EOI_EXIT_BITMAPS)),
+        notification_vector=read(f.POSTED_INTERRUPT_VECTOR),
+        posted_interrupts=read(f.POSTED_INTERRUPT_DESCRIPTOR),
         vm_functions=read(f.VM_FUNCTION_CONTROLS) if functions else 0,
         eptp_list=read(f.EPTP_LIST_ADDRESS),
         pml_address=read(f.PML_ADDRESS) if secondary & Secondary.ENABLE_PML else 0,

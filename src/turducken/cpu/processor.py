@@ -14,7 +14,7 @@ from turducken.address import PAGE_OFFSET_MASK, PAGE_SIZE, is_canonical
 from turducken.arch.exceptions import Vector
 from turducken.arch.msr import IA32_APIC_BASE
 from turducken.arch.registers import CR0, RFLAGS
-from turducken.cpu import alignment, boundary, task_switch, virtual_apic, vm_exit
+from turducken.cpu import alignment, apic_access, boundary, task_switch, vm_exit
 from turducken.cpu.absent import AbsentInstructions
 from turducken.cpu.accesses import Accesses
 from turducken.cpu.control_registers import Key, cr4_writable, sync_mmu
@@ -92,7 +92,10 @@ class Pending:
     monitor_trap: bool = False
     debug: int = 0
     """DR6 bits of a trap-class debug exception."""
-    tpr_below_threshold: bool = False
+    exit: tuple[ExitReason, int] | None = None
+    """A VM exit behind the instruction that has been executed: its reason and qualification."""
+    virtual_interrupt: bool = False
+    """A virtual interrupt has been recognized."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +126,7 @@ class Processor:
         self.mtrrs = parts.mtrrs
         self.maxphyaddr = parts.profile.cpu.physical_address_bits
         self.cr4_writable = cr4_writable(parts.profile.features)
-        self.absent = AbsentInstructions(parts.profile.features)
-        self.scanner = BlockScanner(self.absent)
+        self.scanner = BlockScanner(AbsentInstructions(parts.profile.features))
         self.accesses = Accesses(self)
         self.engine = Engine(parts.memory, self.accesses, native=parts.native)
         self.state = self.engine.state
@@ -419,7 +421,7 @@ class Processor:
         if isinstance(fault, PageFault):
             self.raise_event(exception(Vector.PF, fault.error_code, fault.address))
         elif isinstance(fault, ApicAccess):
-            if during is None and virtual_apic.virtualize(self, fault):
+            if during is None and apic_access.virtualize(self, fault):
                 return
             vm_exit.exit_for_apic_access(self, fault, during)
         else:
@@ -432,6 +434,11 @@ class Processor:
             vm_exit.exit_to_host(self, ExitReason.TRIPLE_FAULT)
         else:
             self.activity = Activity.SHUTDOWN
+
+    def exit_at_boundary(self, reason: ExitReason, qualification: int) -> None:
+        """Cause a VM exit behind the current instruction."""
+        self.pending.exit = reason, qualification
+        self.attention = True
 
     def refuse(self, refusal: Event | Fault) -> None:
         """Cause what an instruction's check returned."""

@@ -44,7 +44,7 @@ class BlockScanner:
     """Finds the blocks of code with an instruction that is ours, or that the processor lacks."""
 
     def __init__(self, absent: AbsentInstructions) -> None:
-        self._absent = absent
+        self.absent = absent
         self._suspects = compile_suspects(_SUSPECTS, absent.pattern)
 
     def has_special(self, code: bytes, bits: int) -> bool:
@@ -52,7 +52,7 @@ class BlockScanner:
         if self._suspects.search(code) is None:
             return False
         return any(
-            one.mnemonic in SPECIAL or is_far(one) or is_vector(one) or self._absent.has(one)
+            one.mnemonic in SPECIAL or is_far(one) or is_vector(one) or self.absent.has(one)
             for one in Decoder(bits, code)
         )
 

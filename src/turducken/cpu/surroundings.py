@@ -39,6 +39,9 @@ class LocalApicPort(Protocol):
     def acknowledge(self) -> int | None:
         """Take that interrupt (it is in service from now on); None if there is none any more."""
 
+    def end_of_interrupt(self) -> None:
+        """End the service of the interrupt with the highest priority."""
+
     def read_msr(self, index: int) -> int | None:
         """Return IA32_APIC_BASE or an x2APIC MSR; None for #GP."""
 
@@ -68,6 +71,9 @@ class NoApic:
     def acknowledge(self) -> int | None:
         """Nothing is pending."""
         return None
+
+    def end_of_interrupt(self) -> None:
+        """Nothing is in service."""
 
     def read_msr(self, index: int) -> int | None:
         """There are no APIC MSRs."""

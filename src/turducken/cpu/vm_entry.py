@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from turducken.arch.registers import CR0, EFER
-from turducken.cpu import vm_exit
+from turducken.cpu import virtual_apic, vm_exit
 from turducken.cpu.control_registers import is_pae_paging, sync_mmu
 from turducken.cpu.diagnosing import tell_failed, tell_msr_loading, tell_refused_entry
 from turducken.cpu.engine.state import MSR_WORDS
@@ -76,6 +76,7 @@ def enter(p: "Processor", *, is_launch: bool) -> VmResult | None:
     p.attention = True
     if p.on_event is not None:
         p.on_event("vm-entry", p, (vmcs.region,))
+    virtual_apic.entered(p)
     _inject(p, vmcs)
     return None
 

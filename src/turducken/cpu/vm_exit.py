@@ -16,7 +16,9 @@ from turducken.cpu.vmx_operations import update_field_access, update_intercepts,
 from turducken.mmu.faults import ApicAccess, EptMisconfiguration, EptViolation, Fault, PmlFull
 from turducken.vmx import vmcs_fields as f
 from turducken.vmx.exit_information import NMI_UNBLOCKING, VmxAbort
+from turducken.vmx.exit_information import ApicAccess as AccessType
 from turducken.vmx.exit_reasons import ExitReason
+from turducken.vmx.virtualization_exception import is_busy, write_information
 from turducken.vmx.vmcs import Vmcs
 
 if TYPE_CHECKING:
@@ -101,12 +103,16 @@ def exit_for_event(p: "Processor", event: Event, during: Event | None) -> None:
     exit_to_host(p, ExitReason.EXCEPTION_OR_NMI, qualification, during=during)
 
 
-def exit_for_interrupt(p: "Processor") -> None:
-    """Cause the VM exit of an external interrupt, acknowledging it where the control says so."""
+def exit_for_interrupt(p: "Processor", vector: int | None = None) -> None:
+    """Cause the VM exit of an external interrupt, acknowledging it where the control says so.
+
+    ``vector`` is that of an interrupt that has been acknowledged already.
+    """
     assert p.guest is not None
     information = 0
     if p.guest.exit & Exit.ACKNOWLEDGE_INTERRUPT_ON_EXIT:
-        vector = p.apic.acknowledge()
+        if vector is None:
+            vector = p.apic.acknowledge()
         information = Event(EventKind.EXTERNAL, vector).information if vector is not None else 0
     current_vmcs(p).write(f.EXIT_INTERRUPTION_INFORMATION, information)
     exit_to_host(p, ExitReason.EXTERNAL_INTERRUPT)
@@ -127,16 +133,43 @@ def exit_for_translation(p: "Processor", fault: Fault, during: Event | None) -> 
         qualification = fault.qualification
         if p.unblocking_iret == p.state.rip and during is None:
             qualification |= NMI_UNBLOCKING
+        if during is None and _becomes_exception(p, vmcs, fault, qualification):
+            return
         exit_to_host(p, ExitReason.EPT_VIOLATION, qualification, length=length, during=during)
     else:
         exit_to_host(p, ExitReason.EPT_MISCONFIGURATION, length=length, during=during)
 
 
+def _becomes_exception(p: "Processor", vmcs: Vmcs, fault: EptViolation, qualification: int) -> bool:
+    """Raise #VE where an EPT violation is one: SDM 3C, "Convertible EPT Violations"."""
+    assert p.guest is not None
+    if not p.guest.has_secondary(Secondary.EPT_VIOLATION_VE) or fault.suppresses_ve:
+        return False
+    area = vmcs.read(f.VE_INFORMATION_ADDRESS)
+    if not p.state.cr0 & _PE or is_busy(p.memory, area):
+        return False
+    write_information(
+        p.memory,
+        area,
+        qualification=qualification,
+        linear=fault.address or 0,
+        physical=fault.gpa,
+        eptp_index=vmcs.read(f.EPTP_INDEX),
+    )
+    p.raise_exception(Vector.VE)
+    return True
+
+
 def exit_for_apic_access(p: "Processor", fault: ApicAccess, during: Event | None) -> None:
     """Cause an APIC-access VM exit: SDM 3C, "Exit Qualification for APIC-Access VM Exits"."""
-    kind = 3 if during is not None else fault.kind
+    if fault.is_physical:
+        kind = AccessType.PHYSICAL if during is None else AccessType.PHYSICAL_EVENT_DELIVERY
+        qualification = kind << 12
+    else:
+        kind = AccessType(fault.kind) if during is None else AccessType.LINEAR_EVENT_DELIVERY
+        qualification = fault.offset | kind << 12
     length = p.instruction_length() if during is None else None
-    exit_to_host(p, ExitReason.APIC_ACCESS, fault.offset | kind << 12, length=length, during=during)
+    exit_to_host(p, ExitReason.APIC_ACCESS, qualification, length=length, during=during)
 
 
 # Saving the guest
@@ -204,7 +237,8 @@ def enter_host(p: "Processor", vmcs: Vmcs, controls: int) -> None:
     p.timer_deadline = None
     p.mmu.pml = None
     p.activity = Activity.ACTIVE
-    p.pending.monitor_trap = False
+    p.pending.monitor_trap = p.pending.virtual_interrupt = False
+    p.pending.exit = None
     p.attention = True
     if guest is not None and not guest.secondary & Secondary.ENABLE_VPID:
         # "VM exits ... invalidate linear mappings and combined mappings associated with

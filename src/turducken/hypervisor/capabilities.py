@@ -10,7 +10,7 @@ from turducken.arch import msr
 from turducken.arch.registers import EFER
 from turducken.vmx.capabilities import Capabilities, CpuFacts
 from turducken.vmx.capability_msrs import EPT_VPID_CAP
-from turducken.vmx.controls import Entry, Exit, PinBased, Primary, Secondary
+from turducken.vmx.controls import Entry, Exit, Primary, Secondary
 from turducken.vmx.interface import VmxProcessor
 from turducken.vmx.restrict import Limits, restrict
 
@@ -101,8 +101,7 @@ def check_suitable(capabilities: Capabilities) -> None:
 
 
 _NOT_HONOURED = {
-    "pin": PinBased.PROCESS_POSTED_INTERRUPTS,
-    "secondary": (Secondary.APIC_REGISTER_VIRTUALIZATION | Secondary.VIRTUAL_INTERRUPT_DELIVERY),
+    "secondary": 0,
     "exit": Exit.CLEAR_BNDCFGS,
     "entry": Entry.LOAD_BNDCFGS | Entry.ENTRY_TO_SMM | Entry.DEACTIVATE_DUAL_MONITOR,
     "ept_vpid": 0,

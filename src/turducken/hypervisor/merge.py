@@ -66,6 +66,7 @@ _EXCEPTIONS: dict[VmcsField, Rule] = {
     f.IO_BITMAP_B: Rule(How.TRANSLATED),
     f.VIRTUAL_APIC_ADDRESS: Rule(How.TRANSLATED),
     f.APIC_ACCESS_ADDRESS: Rule(How.TRANSLATED),
+    f.POSTED_INTERRUPT_DESCRIPTOR: Rule(How.TRANSLATED),
     # Features that L0 emulates or does not offer: off in VMCS02
     f.VM_FUNCTION_CONTROLS: Rule(_O, "VMFUNC exits to L0, which switches EPT12"),
     f.EPTP_LIST_ADDRESS: Rule(_O, "likewise"),
@@ -73,8 +74,6 @@ _EXCEPTIONS: dict[VmcsField, Rule] = {
     f.VE_INFORMATION_ADDRESS: Rule(_O, "L0 turns violations into #VE"),
     f.VMREAD_BITMAP: Rule(How.COMPUTED, "a page of L0's: L1's, and what L1 does not have"),
     f.VMWRITE_BITMAP: Rule(How.COMPUTED, "likewise"),
-    f.POSTED_INTERRUPT_VECTOR: Rule(_O, "not offered"),
-    f.POSTED_INTERRUPT_DESCRIPTOR: Rule(_O, "not offered"),
     # Guest state that depends on L1's VM-entry controls
     f.GUEST_DR7: Rule(How.CARRIED, "L1's own unless VMCS12 loads debug controls"),
     f.GUEST_DEBUGCTL: Rule(How.CARRIED, "likewise"),
@@ -244,8 +243,11 @@ _TRANSLATED = (
     (f.IO_BITMAP_B, "primary", Primary.USE_IO_BITMAPS),
     (f.VIRTUAL_APIC_ADDRESS, "primary", Primary.USE_TPR_SHADOW),
     (f.APIC_ACCESS_ADDRESS, "secondary", Secondary.VIRTUALIZE_APIC_ACCESSES),
+    (f.POSTED_INTERRUPT_DESCRIPTOR, "pin", PinBased.PROCESS_POSTED_INTERRUPTS),
 )
 """Fields with addresses, and the control under which each is used."""
+
+TRANSLATED_FIELDS = tuple(one for one, _, _ in _TRANSLATED)
 
 
 def kept_by_exit(controls: Controls12) -> tuple[VmcsField, ...]:
@@ -258,7 +260,6 @@ def kept_by_exit(controls: Controls12) -> tuple[VmcsField, ...]:
         f.GUEST_SMBASE,
         f.GUEST_PERF_GLOBAL_CTRL,
         f.GUEST_BNDCFGS,
-        f.GUEST_INTERRUPT_STATUS,
         f.PML_INDEX,
     ]
     if not controls.exit & Exit.SAVE_DEBUG_CONTROLS:
@@ -269,6 +270,8 @@ def kept_by_exit(controls: Controls12) -> tuple[VmcsField, ...]:
         kept.append(f.GUEST_EFER)
     if not controls.exit & Exit.SAVE_PREEMPTION_TIMER:
         kept.append(f.PREEMPTION_TIMER_VALUE)
+    if not controls.has_secondary(Secondary.VIRTUAL_INTERRUPT_DELIVERY):
+        kept.append(f.GUEST_INTERRUPT_STATUS)
     if not controls.uses_ept:
         kept += f.GUEST_PDPTES
     return tuple(kept)

@@ -7,7 +7,7 @@ of fields (`turducken.hypervisor.merge`); what it checks and computes, it rememb
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
-from turducken.address import PAGE_SIZE, Gpa1, Hpa
+from turducken.address import PAGE_OFFSET_MASK, PAGE_SIZE, Gpa1, Hpa
 from turducken.arch import msr
 from turducken.arch.registers import CR0, CR3, CR4, EFER
 from turducken.hypervisor import stopping
@@ -28,6 +28,7 @@ from turducken.hypervisor.merge import (
     COPIED_CONTROL_SLOTS,
     ENTRY_OWN,
     NO_LINK,
+    TRANSLATED_FIELDS,
     Adjust,
     Controls12,
     Needs,
@@ -73,7 +74,7 @@ _SPARE_FRAMES = 8
 """Frames that no new context takes: an old one gives way instead."""
 _MSR_LIST_FRAMES = 2
 _ALL_ONES = b"\xff" * PAGE_SIZE
-_WRITTEN = frozenset({f.VIRTUAL_APIC_ADDRESS, f.VMCS_LINK_POINTER})
+_WRITTEN = frozenset({f.VIRTUAL_APIC_ADDRESS, f.POSTED_INTERRUPT_DESCRIPTOR, f.VMCS_LINK_POINTER})
 """Addresses of pages that the processor writes itself while L2 runs."""
 
 
@@ -332,7 +333,7 @@ class Nested:
         return self._vcpu.eptp01 if root12 is None else self._vcpu.shadow.enter(root12)
 
     def _translate(self, field: VmcsField, address: int) -> int:
-        """Return the host-physical page of L1's page ``address``, for the processor to use.
+        """Return the host-physical address of ``address`` in a page of L1's, for the processor.
 
         Where L1 has none it is a page of ones, or another one that has to bear being written.
         """
@@ -341,14 +342,16 @@ class Nested:
         if is_written:
             # EPT01 is not in the way of these writes.
             self._vcpu.system.watch_tables.unwatchable.add(Gpa1(address & -PAGE_SIZE))
-            return self._nowhere if frame is None else frame
-        return self._ones if frame is None else frame
+            frame = self._nowhere if frame is None else frame
+        else:
+            frame = self._ones if frame is None else frame
+        return frame | address & PAGE_OFFSET_MASK
 
     def refresh(self) -> None:
         """EPT01 has changed while L2 runs: translate what VMCS02 holds again."""
         context = self.current
         if context is not None and self._vcpu.in_l2 and context.generation != self.generation:
-            for one in f.IO_BITMAP_A, f.IO_BITMAP_B, f.VIRTUAL_APIC_ADDRESS, f.APIC_ACCESS_ADDRESS:
+            for one in TRANSLATED_FIELDS:
                 if context.vmcs02.read(one):
                     context.vmcs02.write(one, self._translate(one, context.vmcs12.read(one)))
             context.vmcs02.write(f.VMCS_LINK_POINTER, self._link(context))

@@ -11,14 +11,12 @@ from turducken.arch.registers import CR0
 from turducken.vmx import vmcs_fields as f
 from turducken.vmx.controls import Secondary
 from turducken.vmx.exit_information import INTERRUPTION_VALID
-from turducken.vmx.exit_reasons import ExitReason
+from turducken.vmx.virtualization_exception import is_busy, write_information
 
 if TYPE_CHECKING:
     from turducken.hypervisor.vcpu import Vcpu
 
 _PE = CR0.mask("PE")
-_BUSY = 0xFFFF_FFFF
-_BUSY_OFFSET, _QUALIFICATION, _LINEAR, _PHYSICAL, _INDEX = 4, 8, 16, 24, 32
 
 
 def convert_to_ve(vcpu: "Vcpu", qualification: int) -> bool:
@@ -36,16 +34,17 @@ def convert_to_ve(vcpu: "Vcpu", qualification: int) -> bool:
     if (
         not slots[f.GUEST_CR0.slot] & _PE
         or slots[f.IDT_VECTORING_INFORMATION.slot] & INTERRUPTION_VALID
-        or vcpu.memory.load(area + _BUSY_OFFSET, 4)
+        or is_busy(vcpu.memory, area)
     ):
         return False
-    store = vcpu.memory.store
-    store(area, 4, ExitReason.EPT_VIOLATION)
-    store(area + _BUSY_OFFSET, 4, _BUSY)
-    store(area + _QUALIFICATION, 8, qualification)
-    store(area + _LINEAR, 8, slots[f.GUEST_LINEAR_ADDRESS.slot])
-    store(area + _PHYSICAL, 8, slots[f.GUEST_PHYSICAL_ADDRESS.slot])
-    store(area + _INDEX, 2, vmcs12.read(f.EPTP_INDEX))
+    write_information(
+        vcpu.memory,
+        area,
+        qualification=qualification,
+        linear=slots[f.GUEST_LINEAR_ADDRESS.slot],
+        physical=slots[f.GUEST_PHYSICAL_ADDRESS.slot],
+        eptp_index=vmcs12.read(f.EPTP_INDEX),
+    )
     vcpu.nested.keep()
     vcpu.inject(Vector.VE)
     return True

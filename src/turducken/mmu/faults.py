@@ -14,12 +14,14 @@ class EptViolation(NamedTuple):
     """An EPT violation for guest-physical ``gpa``.
 
     ``address`` is the linear address being translated, or None where there is none (qualification
-    bit 7 clear). ``qualification`` is complete but for NMI unblocking.
+    bit 7 clear). ``qualification`` is complete but for NMI unblocking. ``suppresses_ve`` is bit 63
+    of the entry that was not present, or else of the leaf.
     """
 
     gpa: int
     address: int | None
     qualification: int
+    suppresses_ve: bool = False
 
 
 class EptMisconfiguration(NamedTuple):
@@ -40,11 +42,15 @@ class PmlFull(NamedTuple):
 
 
 class ApicAccess(NamedTuple):
-    """An access to the APIC-access page at ``offset``; ``kind`` is 0 read, 1 write, 2 fetch."""
+    """An access to the APIC-access page at ``offset``; ``kind`` is 0 read, 1 write, 2 fetch.
+
+    ``is_physical``: it is a guest-physical access, to a guest paging structure.
+    """
 
     address: int
     offset: int
     kind: int
+    is_physical: bool = False
 
 
 Fault = PageFault | EptViolation | EptMisconfiguration | PmlFull | ApicAccess

@@ -38,6 +38,7 @@ from turducken.paging.walker import ALL_ONES, Start, Stop, Walk, walk
 _D, _G = e.PTE.mask("D"), e.PTE.mask("G")
 _RW, _US, _XD = e.PTE.mask("R/W"), e.PTE.mask("U/S"), e.PTE.mask("XD")
 _EPT_A, _EPT_D = e.EPT_A, e.EPT_D
+_SUPPRESS_VE = e.EPT_PTE.mask("SVE")
 _BOTH = EPT_NEEDED[READ] | EPT_NEEDED[WRITE]
 
 QUALIFICATION_LINEAR_VALID = 1 << 7
@@ -248,7 +249,7 @@ class Mmu:
             if not mapping.ept_all_of & self._final_need(access.kind, page):
                 gpa = mapping.gpa + (access.address & ((1 << mapping.shift) - 1))
                 final = PhysicalAccess(gpa, access.kind, access.address, True, page)
-                return self._violation(final, mapping.ept_all_of)
+                return self._violation(final, mapping.ept_all_of, mapping.ept_leaf)
         if self.apic_access_page is not None:
             return self._check_apic_page(mapping, access)
         return None
@@ -439,10 +440,20 @@ class Mmu:
         mapping = self._physical_space.find(gpa)
         if mapping is not None:
             if mapping.ept_all_of & needed != needed:
-                return self._violation(access, mapping.ept_all_of)
+                return self._violation(access, mapping.ept_all_of, mapping.ept_leaf)
             if mapping.is_dirty or not needed & EPT_NEEDED[WRITE]:
-                return mapping
-        return self._ept_walk(ept, access, needed)
+                return self._outside_apic_page(mapping, access)
+        found = self._ept_walk(ept, access, needed)
+        return self._outside_apic_page(found, access) if isinstance(found, Mapping) else found
+
+    def _outside_apic_page(self, mapping: Mapping, access: PhysicalAccess) -> Mapping | ApicAccess:
+        """SDM 3C, "Guest-Physical Accesses to the APIC-Access Page": those of the page walk."""
+        if self.apic_access_page is None or access.is_final:
+            return mapping
+        place = mapping.page + (access.gpa & ((1 << mapping.shift) - 1))
+        if place & ~0xFFF != self.apic_access_page:
+            return mapping
+        return ApicAccess(access.linear or 0, place & 0xFFF, access.kind, is_physical=True)
 
     def _final_need(self, kind: int, page: int) -> int:
         """Return the EPT permission that an access needs."""
@@ -456,15 +467,15 @@ class Mmu:
         fmt, space, gpa = ept.format, self._physical_space, access.gpa
         if gpa >> fmt.address_bits:
             # "If any of these bits (51:48) is not 0 ... an EPT violation occurs."
-            return self._violation(access, 0)
+            return self._violation(access, 0, 0)
         start = _cached_start(space, fmt, gpa)
         found = walk(fmt, self.memory, ept.ep4ta, gpa, start)
         if found.stop is Stop.MALFORMED:
             return EptMisconfiguration(gpa, access.linear, access.is_final)
         if found.stop is Stop.NOT_PRESENT:
-            return self._violation(access, 0)
+            return self._violation(access, 0, found.leaf)
         if found.all_of & needed != needed:
-            return self._violation(access, found.all_of)
+            return self._violation(access, found.all_of, found.leaf)
         leaf, is_dirty = found.leaf, True
         if ept.accessed_dirty:
             full = self._set_ept_flags(found, gpa, dirty=bool(needed & EPT_NEEDED[WRITE]))
@@ -499,8 +510,9 @@ class Mmu:
                     log.index = (log.index - 1) & 0xFFFF
         return None
 
-    def _violation(self, access: PhysicalAccess, all_of: int) -> EptViolation:
-        """SDM 3C, "Exit Qualification for EPT Violations"."""
+    def _violation(self, access: PhysicalAccess, all_of: int, entry: int) -> EptViolation:
+        """SDM 3C, "Exit Qualification for EPT Violations"; ``entry`` decides about #VE."""
+        suppresses = bool(entry & _SUPPRESS_VE)
         gpa, kind, linear, is_final, page = access
         ept = self.ept
         assert ept is not None
@@ -508,7 +520,7 @@ class Mmu:
         if ept.format.features.mode_based_execute and all_of & EPT_USER_FETCH:
             qualification |= _QUALIFICATION_USER_FETCH
         if linear is None:
-            return EptViolation(gpa, None, qualification)
+            return EptViolation(gpa, None, qualification, suppresses)
         qualification |= QUALIFICATION_LINEAR_VALID
         if is_final:
             qualification |= QUALIFICATION_FINAL_ACCESS
@@ -518,7 +530,7 @@ class Mmu:
             # With A/D flags "the processor sets both bit 0 and bit 1"; without them, an update of
             # the guest's flags is a read-modify-write, for which bit 0 is the processor's choice.
             qualification |= 1 << READ | 1 << WRITE
-        return EptViolation(gpa, linear, qualification)
+        return EptViolation(gpa, linear, qualification, suppresses)
 
 
 def _page_kind(all_of: int, any_of: int) -> int:

@@ -20,6 +20,7 @@ _FEATURE_NEEDS = (
 
 
 _NO_SMM = "there is no system-management mode"
+_NO_COMPACTION = "the compacted format of XSAVE is not executed"
 _NO_BOUNDS = "there are no bound registers"
 
 
@@ -37,6 +38,9 @@ NOT_MODELLED: Mapping[str, str] = {
         ("features.avx", "features.avx2", "features.f16c", "features.fma"),
         "no instruction with 256-bit registers is executed",
     ),
+    "features.xsavec": _NO_COMPACTION,
+    "features.xsaves": _NO_COMPACTION,
+    "vmx.controls.secondary.enable_xsaves": _NO_COMPACTION,
     "features.rtm": "there are no transactions",
     "features.mpx": _NO_BOUNDS,
     "vmx.controls.entry.load_bndcfgs": _NO_BOUNDS,

@@ -11,7 +11,7 @@ from iced_x86 import Mnemonic
 from turducken.address import is_canonical
 from turducken.arch.exceptions import Vector
 from turducken.arch.registers import CR0, CR4, RFLAGS
-from turducken.cpu import vm_exit
+from turducken.cpu import apic_access, vm_exit
 from turducken.cpu.decoder import Code, Instruction, OpKind, effective_address, gpr_number
 from turducken.cpu.engine import SegmentIndex
 from turducken.cpu.guest_controls import Primary, Secondary
@@ -77,12 +77,12 @@ def on_msr(p: "Processor") -> None:
         vm_exit.exit_to_host(p, reason, length=instruction.len)
         return
     if write:
-        if not p.msrs.write(index, gpr[_RDX] << 32 & ~_LOW & (1 << 64) - 1 | gpr[_RAX] & _LOW):
+        if not _write_msr(p, index, gpr[_RDX] << 32 & ~_LOW & (1 << 64) - 1 | gpr[_RAX] & _LOW):
             p.general_protection()
             return
         p.attention = True
     else:
-        value = p.msrs.read(index)
+        value = _read_msr(p, index)
         if value is None:
             p.general_protection()
             return
@@ -90,6 +90,26 @@ def on_msr(p: "Processor") -> None:
             value = guest_tsc(p)
         gpr[_RAX], gpr[_RDX] = value & _LOW, value >> 32
     p.advance(instruction.len)
+
+
+def _virtualizes_x2apic(p: "Processor") -> bool:
+    return p.guest is not None and p.guest.has_secondary(Secondary.VIRTUALIZE_X2APIC_MODE)
+
+
+def _read_msr(p: "Processor", index: int) -> int | None:
+    if _virtualizes_x2apic(p):
+        value = apic_access.read_msr(p, index)
+        if value is not None:
+            return value
+    return p.msrs.read(index)
+
+
+def _write_msr(p: "Processor", index: int, value: int) -> bool:
+    if _virtualizes_x2apic(p):
+        written = apic_access.write_msr(p, index, value)
+        if written is not None:
+            return written
+    return p.msrs.write(index, value)
 
 
 def guest_tsc(p: "Processor") -> int:
