@@ -195,13 +195,13 @@ def physical(
     if kind == FETCH and r.mode_based and user_page:
         needed = 1 << 10
 
-    def violate(rights: int) -> None:
+    def violate(rights: int, entry: int) -> None:
         word = sum(1 << one for one in kinds) | (rights & 7) << 3
         if r.mode_based and rights & 1 << 10:
             word |= 1 << 6
         if address is not None:
             word |= 1 << 7 | (1 << 8 if final else 0)
-        raise Stop("violation", gpa, address, word)
+        raise Stop("violation", gpa, address, word, bool(entry >> 63))
 
     rights = 7 | 1 << 10
     table = r.eptp & ADDRESS
@@ -211,7 +211,7 @@ def physical(
         entry = ram.load(at, 8)
         path.append((at, entry))
         if not entry & (7 | (1 << 10 if r.mode_based else 0)):
-            violate(0)
+            violate(0, entry)
         is_page = shift == 12 or bool(shift < 39 and entry & PS)
         if is_misconfigured(r, shift, entry, is_page=is_page):
             raise Stop("misconfiguration", gpa, address, final)
@@ -220,7 +220,7 @@ def physical(
             break
         table = entry & ADDRESS
     if needed & ~rights:
-        violate(rights)
+        violate(rights, entry)
     if accessed_dirty:
         for number, (at, entry) in enumerate(path):
             new = entry | 1 << 8
