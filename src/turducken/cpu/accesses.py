@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING
 from turducken.address import PAGE_OFFSET_MASK, is_canonical
 from turducken.arch.exceptions import Vector
 from turducken.arch.registers import CR0, RFLAGS
+from turducken.cpu.absent import AbsentInstructions
 from turducken.cpu.decoder import code_bits, linear_address, loads_descriptor, uses_stack
 from turducken.cpu.engine import SegmentIndex, Trap
 from turducken.cpu.engine.grants import LARGE_SHIFT
 from turducken.cpu.events import Event, exception
+from turducken.cpu.special import BlockScanner
 from turducken.cpu.task_switch import inner_stack
 from turducken.mmu.faults import ApicAccess, EptMisconfiguration, EptViolation, Fault, PageFault
 from turducken.mmu.mmu import Access
@@ -36,6 +38,7 @@ class Accesses:
 
     def __init__(self, processor: "Processor") -> None:
         self._p = processor
+        self.scanner = BlockScanner(AbsentInstructions(processor.profile.features))
         self.fault: Fault | None = None
         self.io_refused: Event | None = None
         self.virtual_apic: StandIn | None = None
@@ -100,9 +103,7 @@ class Accesses:
     def is_special(self, address: int, size: int) -> bool:
         """Tell whether a block of code has an instruction that only we can execute."""
         code = self._p.linear.fetch(address, size, user=self._p.state.cpl == 3)
-        return isinstance(code, bytes) and self._p.scanner.has_special(
-            code, code_bits(self._p.state)
-        )
+        return isinstance(code, bytes) and self.scanner.has_special(code, code_bits(self._p.state))
 
     def port_in(self, port: int, size: int) -> int | None:
         """Return what IN reads, or None where the instruction faults or exits."""

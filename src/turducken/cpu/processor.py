@@ -15,7 +15,6 @@ from turducken.arch.exceptions import Vector
 from turducken.arch.msr import IA32_APIC_BASE
 from turducken.arch.registers import CR0, RFLAGS
 from turducken.cpu import alignment, apic_access, boundary, task_switch, vm_exit
-from turducken.cpu.absent import AbsentInstructions
 from turducken.cpu.accesses import Accesses
 from turducken.cpu.control_registers import Key, cr4_writable, sync_mmu
 from turducken.cpu.cpuid import Cpuid
@@ -36,7 +35,6 @@ from turducken.cpu.guest_image import GuestImage, Saved
 from turducken.cpu.host_image import HostImage
 from turducken.cpu.linear import LinearMemory
 from turducken.cpu.msrs import MsrFile
-from turducken.cpu.special import BlockScanner
 from turducken.cpu.surroundings import Activity, LocalApicPort, MtrrPort, NoApic, Platform
 from turducken.cpu.vmx_operations import field_table, update_intercepts
 from turducken.diagnosis import Report
@@ -126,7 +124,6 @@ class Processor:
         self.mtrrs = parts.mtrrs
         self.maxphyaddr = parts.profile.cpu.physical_address_bits
         self.cr4_writable = cr4_writable(parts.profile.features)
-        self.scanner = BlockScanner(AbsentInstructions(parts.profile.features))
         self.accesses = Accesses(self)
         self.engine = Engine(parts.memory, self.accesses, native=parts.native)
         self.state = self.engine.state

@@ -53,7 +53,7 @@ def on_special(p: "Processor") -> None:
     if operation is not None:
         operation(p, instruction)
         return
-    if is_vector(instruction) or p.scanner.absent.has(instruction):
+    if is_vector(instruction) or p.accesses.scanner.absent.has(instruction):
         _lack(p, instruction)
         return
     if not is_far(instruction):
