@@ -1,5 +1,8 @@
 """Help teaches, and the listings list."""
 
+import subprocess
+import sys
+
 import pytest
 
 from turducken.cli.entry import run
@@ -28,8 +31,87 @@ def test_help_of_run_tells_the_statuses(capsys: pytest.CaptureFixture[str]) -> N
     assert "--until matched" in out
 
 
-def test_version(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["--version"]) == 0
+COMMANDS = [
+    "run",
+    "compare",
+    "pt walk",
+    "pt read",
+    "pt diff",
+    "pt decode",
+    "pt render",
+    "zoo list",
+    "zoo run",
+    "demo shootdown",
+    "fuzz",
+    "images",
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_tells_its_statuses(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([*command.split(), "--help"]) == 0
+    _, _, told = capsys.readouterr().out.partition("Exit status")
+    statuses = [line.split()[0] for line in told.splitlines() if line.strip()[:1].isdigit()]
+    assert {"0", "2", "70", "74", "130"} <= set(statuses)
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        ("turducken ", {"run", "compare", "pt", "zoo", "demo", "fuzz", "bench", "images"}),
+        ("turducken run --ti", {"--timeout"}),
+        ("turducken pt ", {"walk", "dump", "decode", "render"}),
+        ("turducken pt decode --", {"--as", "--json"}),
+        ("turducken zoo run --", {"--all", "--form"}),
+    ],
+)
+def test_a_shell_completes_all_commands(
+    words: str,
+    offered: set[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("_TURDUCKEN_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", words)
+    monkeypatch.setenv("COMP_CWORD", str(words.count(" ")))
+    with pytest.raises(SystemExit):
+        run([])
+    out, err = capsys.readouterr()
+    assert offered <= set(out.split())
+    assert err == ""
+
+
+HEAVY = ["numpy", "unicorn", "rich", "elftools", "llvmlite", "pydantic", "turducken.system"]
+
+
+@pytest.mark.parametrize(
+    ("command", "unwanted"),
+    [
+        ("--version", HEAVY),
+        ("pt decode 0x37 --as ept.pte --json -", [one for one in HEAVY if one != "rich"]),
+        (
+            "run lhv-amd64 --max-instructions 1 -q",
+            ["numpy", "rich", "pydantic", "turducken.check", "turducken.apps.trustvisor"],
+        ),
+    ],
+)
+def test_commands_import_what_they_need(command: str, unwanted: list[str]) -> None:
+    script = (
+        "import sys; from turducken.cli.entry import run; run(sys.argv[2:])\n"
+        "print([one for one in sys.argv[1].split(',') if one in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, ",".join(unwanted), *command.split()],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stderr == "[]\n"
+
+
+@pytest.mark.parametrize("option", ["--version", "-V"])
+def test_version(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([option]) == 0
     assert capsys.readouterr().out.startswith("turducken 0.")
 
 

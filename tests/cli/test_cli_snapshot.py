@@ -20,7 +20,7 @@ def snapshot(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def output(snapshot: str, via: str, capfd: pytest.CaptureFixture[str]) -> int:
     capfd.readouterr()
-    assert run(["pt", "walk", snapshot, hex(NOTE_PAGE), "--via", via, "--json"]) == 0
+    assert run(["pt", "walk", snapshot, hex(NOTE_PAGE), "--via", via, "--json", "-"]) == 0
     return int(json.loads(capfd.readouterr().out)["output"], 16)
 
 

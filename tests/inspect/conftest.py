@@ -30,7 +30,7 @@ def pt_json(pt):
     """Run a pt command with --json: returns (exit status, record)."""
 
     def run(*arguments):
-        status, output, errors = pt(*arguments, "--json")
+        status, output, errors = pt(*arguments, "--json", "-")
         assert output, errors
         return status, json.loads(output)
 

@@ -150,7 +150,8 @@ def test_a_table_of_many_ranges_is_still_a_picture(tmp_path, pt):
 
 def test_it_runs_on_its_own():
     done = subprocess.run(
-        [sys.executable, "-m", "turducken.cli.pt", "decode", "0x37", "--as", "ept.pte", "--json"],
+        [sys.executable, "-m", "turducken.cli.pt", "decode", "0x37", "--as", "ept.pte",
+         "--json", "-"],
         capture_output=True, text=True, timeout=60, check=True,
     )  # fmt: skip
     assert '"WB"' in done.stdout

@@ -40,7 +40,6 @@ app = typer.Typer(
     cls=group_with(EXAMPLES, LATER),
     help="A guest inside a guest hypervisor inside a hypervisor, on an emulated Intel VMX machine.",
     rich_markup_mode="rich",
-    add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 

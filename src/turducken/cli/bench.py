@@ -9,6 +9,7 @@ from turducken.cli.bench_sanitizer import sanitizer
 from turducken.cli.choices import SHOW
 from turducken.cli.errors import InputError
 from turducken.cli.output import STDOUT, output_file
+from turducken.cli.statuses import exit_statuses
 from turducken.cli.teaching import command_with
 from turducken.report.as_json import dump
 from turducken.report.bench.plot import svg
@@ -48,7 +49,7 @@ PlotOption = Annotated[
 ]
 
 
-@app.command("bench", cls=command_with(EXAMPLES))
+@app.command("bench", cls=command_with(EXAMPLES + "\n" + exit_statuses()))
 def bench(groups: Groups = None, json: JsonOption = None, plot: PlotOption = None) -> None:
     """Measure speed, as ratios in one run."""
     chosen = groups or list(GROUPS)

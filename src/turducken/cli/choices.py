@@ -1,6 +1,7 @@
 """The options that say what a system is made of, shared by the commands that make one."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Annotated, cast
 import typer
 
 from turducken.address import PAGE_SIZE
-from turducken.apps import BUILT_IN, parse_request
+from turducken.apps import BUILT_IN, AppRequest, parse_request
 from turducken.cli.errors import InputError
 from turducken.hypervisor import POLICIES as SHADOW_POLICIES
 from turducken.hypervisor import ShadowPolicyName
@@ -30,6 +31,7 @@ from turducken.system import (
 from turducken.system.options import NOTED_ADDRESSES
 from turducken.vmx.profile import list_profiles, load_profile
 
+_PHYSICAL_END = 1 << 52
 _MACHINE, _STOP, SHOW = "The machine", "When to stop", "What to show"
 
 Image = Annotated[
@@ -226,11 +228,19 @@ class SystemChoices:
             shadow=cast(ShadowPolicyName, self.shadow),  # checked below
             seed=self.seed,
             watch=[_address(one) for one in self.watch] or NOTED_ADDRESSES,
-            apps=[parse_request(one) for one in self.apps],
+            apps=_read_apps(self.apps),
             symbols=[read_symbols(one) for one in self.symbols],
         )
         options.check()
         return options
+
+
+def _read_apps(texts: Sequence[str]) -> list[AppRequest]:
+    names = [one.partition(":")[0] for one in texts]
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"--app {name}: given more than once")
+    return [parse_request(one) for one in texts]
 
 
 def check_sanitize(value: str) -> None:
@@ -241,9 +251,12 @@ def check_sanitize(value: str) -> None:
 
 def _address(text: str) -> int:
     try:
-        return int(text, 16) & -PAGE_SIZE
+        number = int(text, 16)
     except ValueError:
         raise InputError(f"--watch {text!r}: not a hexadecimal number") from None
+    if not 0 <= number < _PHYSICAL_END:
+        raise InputError(f"--watch {text}: physical addresses are from 0 to {_PHYSICAL_END - 1:x}")
+    return number & -PAGE_SIZE
 
 
 def read_module(argument: str) -> Module:

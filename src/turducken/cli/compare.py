@@ -6,6 +6,7 @@ import typer
 
 from turducken.cli import choices
 from turducken.cli.output import output_file
+from turducken.cli.statuses import exit_statuses
 from turducken.cli.teaching import command_with
 from turducken.report.as_json import dump
 from turducken.report.difference import comparison_as_dict, comparison_view
@@ -24,9 +25,9 @@ EXAMPLES = """\
  the image's own guests make to it, with reason, qualification and RIP. The bare run has the
  processor that our hypervisor shows (it withholds what it does not honour). EPT violations that a
  processor may, but need not, cause (after permissions were added without INVEPT) do not count.
-
- Exit status: 0 no difference, 1 a difference, 2 bad usage, 130 interrupted
 """
+
+STATUSES = exit_statuses({0: "no difference", 1: "a difference"})
 
 app = typer.Typer(add_completion=False)
 
@@ -39,7 +40,7 @@ Quiet = Annotated[
 ]
 
 
-@app.command("compare", cls=command_with(EXAMPLES))
+@app.command("compare", cls=command_with(EXAMPLES + "\n" + STATUSES))
 def compare(
     image: choices.Image = DEFAULT_IMAGE,
     cpus: choices.Cpus = 1,

@@ -9,6 +9,7 @@ from turducken.apps.trustvisor.app import Sharing
 from turducken.check import Sanitizer
 from turducken.cli import choices
 from turducken.cli.output import STDOUT, output_file
+from turducken.cli.statuses import exit_statuses
 from turducken.cli.teaching import command_with
 from turducken.report.as_json import dump
 from turducken.report.printing import print_plainly
@@ -29,9 +30,11 @@ SHOOTDOWN_EXAMPLES = """\
    turducken demo shootdown --json -            the same as JSON
    turducken run pal-demo-amd64 --cpus 2 --app trustvisor:shootdown=off --cmdline tests=shootdown
                                                 one of the runs by itself
-
- Exit status: 0 the hole showed where it must and nowhere else, 1 it did not, 2 bad usage
 """
+
+SHOOTDOWN_STATUSES = exit_statuses(
+    {0: "the hole showed where it must and nowhere else", 1: "it did not"}
+)
 
 JsonOption = Annotated[
     str | None, typer.Option(metavar="FILE|-", rich_help_panel=choices.SHOW, help="Write it there.")
@@ -53,7 +56,7 @@ def _sanitized(system: System) -> Callable[[], int]:
     return lambda: sum(one.kind == "missing" for one in sanitizer.findings)
 
 
-@app.command("shootdown", cls=command_with(SHOOTDOWN_EXAMPLES))
+@app.command("shootdown", cls=command_with(SHOOTDOWN_EXAMPLES + "\n" + SHOOTDOWN_STATUSES))
 def shootdown(
     sharing: SharingOption = Sharing.ONE, seed: choices.Seed = 0, json: JsonOption = None
 ) -> int:

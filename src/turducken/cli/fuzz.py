@@ -7,6 +7,7 @@ import typer
 
 from turducken.cli import choices
 from turducken.cli.output import STDOUT, output_file
+from turducken.cli.statuses import exit_statuses
 from turducken.cli.teaching import command_with
 from turducken.fuzz import DEFAULT_LIMIT, Finding, TrialOptions, run_trial
 from turducken.report.as_json import dump
@@ -22,9 +23,9 @@ EXAMPLES = """\
  A trial runs a few of lhv's tests nested and puts noise into what L1 owns: VMCS12s, EPT12s, roots,
  bitmaps, MSR lists, operands of VMX instructions. Our hypervisor must not fail, handle anything for
  ever, or let a guest read or write its memory. Trial K of --seed N is trial 0 of --seed N+K.
-
- Exit status: 0 nothing found, 1 findings, 2 bad usage, 130 interrupted
 """
+
+STATUSES = exit_statuses({0: "nothing found", 1: "findings"})
 
 app = typer.Typer(add_completion=False)
 
@@ -43,7 +44,7 @@ JsonOption = Annotated[
 ]
 
 
-@app.command("fuzz", cls=command_with(EXAMPLES))
+@app.command("fuzz", cls=command_with(EXAMPLES + "\n" + STATUSES))
 def fuzz(
     seed: FirstSeed = 0,
     iterations: Iterations = 100,

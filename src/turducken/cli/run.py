@@ -11,8 +11,8 @@ from turducken.cli import choices, linux_options
 from turducken.cli.ending import check_timeout, ended_from_outside
 from turducken.cli.errors import InputError
 from turducken.cli.output import STDOUT, output_file
+from turducken.cli.statuses import exit_statuses
 from turducken.cli.teaching import command_with
-from turducken.report import as_json
 from turducken.system import DEFAULT_IMAGE, DEFAULT_MODE, Result, Stops, System
 from turducken.system.snapshot import save_snapshot
 
@@ -28,18 +28,18 @@ EXAMPLES = """\
    turducken run my-hypervisor.elf --mode bare --cpus 2 --sanitize=strict
    turducken run xen-4.17-amd64.gz --module any-file --memory 1G \\
        --cmdline "com1=115200 console=com1" --until "VMX enabled" --fail-on "Panic on CPU"
-
- Exit status
-
-   0  the guest said success (debug-exit 0), or --until matched
-   1  the guest failed: another debug-exit value, --fail-on, triple fault, all halted for good;
-      with --sanitize=strict also: an invalidation is missing
-   2  bad usage, image or profile
-   3  --max-instructions or --timeout was reached
-  70  a bug of turducken's
-  74  output could not be written
- 130  interrupted (SIGINT; SIGTERM: 143): the summary and all files are written all the same
 """
+
+STATUSES = exit_statuses(
+    {
+        0: "the guest said success (debug-exit 0), or --until matched",
+        1: "the guest failed (another debug-exit value, --fail-on, triple fault, halted for good,\n"
+        "        stuck), or with --sanitize=strict an invalidation is missing",
+        2: "bad usage, or an image, profile or other file that cannot be used",
+        3: "--max-instructions or --timeout was reached",
+        130: "interrupted (SIGINT; 143: SIGTERM, 129: SIGHUP): summary and files are written",
+    }
+)
 
 ConsoleOption = Annotated[
     str | None,
@@ -70,7 +70,7 @@ SnapshotOption = Annotated[
 app = typer.Typer(add_completion=False)
 
 
-@app.command("run", cls=command_with(EXAMPLES, {"--sanitize": "report"}))
+@app.command("run", cls=command_with(EXAMPLES + STATUSES, {"--sanitize": "report"}))
 def run(
     image: choices.Image = DEFAULT_IMAGE,
     mode: choices.ModeOption = DEFAULT_MODE,
@@ -137,9 +137,7 @@ def run(
         with ended_from_outside(system, timeout):
             result = _run(system, stops, findings, explain if is_shown else None)
         if json_file is not None:
-            told = as_json.result_as_dict(system, result)
-            told["findings"] = None if findings is None else findings.as_list()
-            json_file.write(as_json.dump(told).encode())
+            json_file.write(_record(system, result, findings))
         if snapshot_file is not None:
             save_snapshot(system, snapshot_file)
         if is_shown:
@@ -189,6 +187,15 @@ def _run(
             most = None if explain is choices.Explain.ALL else MOST_AT_ONCE
             system.diagnoses.on_new.append(Announcer(system, view.tell, most))
         return system.run(stops, view.turn)
+
+
+def _record(system: System, result: Result, findings: "Findings | None") -> bytes:
+    """Return what `--json` writes."""
+    from turducken.report.as_json import dump, result_as_dict
+
+    told = result_as_dict(system, result)
+    told["findings"] = None if findings is None else findings.as_list()
+    return dump(told).encode()
 
 
 def _tell(

@@ -11,6 +11,7 @@ from rich.status import Status
 from turducken.cli import choices
 from turducken.cli.errors import InputError
 from turducken.cli.output import STDOUT, output_file
+from turducken.cli.statuses import exit_statuses
 from turducken.cli.teaching import command_with, group_with
 from turducken.hypervisor import ShadowPolicyName
 from turducken.report.as_json import dump
@@ -46,10 +47,14 @@ RUN_EXAMPLES = """\
    turducken zoo run page-reused-before-invept
    turducken zoo run entry-written-in-halves --form faulty
    turducken zoo run --all
-
- Exit status: 0 everything behaved as expected (the faulty form was caught, the fixed one clean),
- 1 something did not, 2 bad usage, 130 interrupted
 """
+
+STATUSES = exit_statuses(
+    {
+        0: "everything behaved as expected: the faulty form was caught, the fixed one clean",
+        1: "something did not",
+    }
+)
 
 app = typer.Typer(
     cls=group_with(EXAMPLES, {}),
@@ -64,7 +69,7 @@ JsonOption = Annotated[
 ]
 
 
-@app.command("list")
+@app.command("list", cls=command_with(exit_statuses()))
 def list_scenarios(json: JsonOption = None) -> None:
     """List the scenarios."""
     with output_file("--json", json) as file:
@@ -75,7 +80,7 @@ def list_scenarios(json: JsonOption = None) -> None:
         print_plainly(list_view(list(SCENARIOS.values())))
 
 
-@app.command("show")
+@app.command("show", cls=command_with(exit_statuses()))
 def show(name: Name) -> None:
     """Tell a scenario's story, and what its two forms do."""
     scenario = _find(name)
@@ -83,7 +88,7 @@ def show(name: Name) -> None:
     print_plainly(details_view(scenario))
 
 
-@app.command("run", cls=command_with(RUN_EXAMPLES))
+@app.command("run", cls=command_with(RUN_EXAMPLES + "\n" + STATUSES))
 def run(
     name: Annotated[
         str | None, typer.Argument(metavar="[NAME]", help="A scenario of turducken zoo list.")

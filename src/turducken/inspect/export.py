@@ -1,7 +1,7 @@
 """Making a guest's physical memory a file of its own, read through its tables."""
 
 from collections.abc import Sequence
-from typing import BinaryIO
+from typing import IO
 
 from turducken.inspect.check import region_table
 from turducken.inspect.errors import InspectError
@@ -52,7 +52,7 @@ def _joined(extents: Sequence[Extent]) -> list[Extent]:
     return result
 
 
-def export(source: Source, ranges: RangeTable, kind: str, stream: BinaryIO) -> tuple[int, int]:
+def export(source: Source, ranges: RangeTable, kind: str, stream: IO[bytes]) -> tuple[int, int]:
     """Write the memory that ``ranges`` lead to; return the bytes written and those missing.
 
     ``kind`` is a key of `turducken.inspect.writers.WRITERS`. The file has ``ranges``' input

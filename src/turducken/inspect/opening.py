@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from turducken.arch.memory_types import PAT_RESET
+from turducken.arch.memory_types import PAT_RESET, is_valid_pat
 from turducken.inspect.chain import ANY_PROCESSOR, ChainOptions, Stage, parse_chain
 from turducken.inspect.containers import open_file
 from turducken.inspect.errors import InspectError
@@ -56,12 +56,19 @@ class Reading:
             pages_1gib=not self.no_1gib,
             nx=not self.no_nx,
         )
-        pat = PAT_RESET if self.pat is None else parse_number(self.pat, "--pat")
+        pat = PAT_RESET if self.pat is None else _parse_pat(self.pat)
         return ChainOptions(features, self.paging or source.paging or "4-level", pat)
 
     def chain(self, text: str, source: AnySource) -> list[Stage]:
         """Return the stages that ``text`` names."""
         return parse_chain(text, self.options(source), source.roots)
+
+
+def _parse_pat(text: str) -> int:
+    pat = parse_number(text, "--pat")
+    if not is_valid_pat(pat):
+        raise InspectError(f"--pat {text}: each byte has to be a memory type: 0, 1, 4, 5, 6 or 7")
+    return pat
 
 
 def parse_regions(texts: Sequence[str], what: str) -> list[Region]:

@@ -18,9 +18,10 @@ from turducken.system.assembly import level_of, state_name
 from turducken.vmx.exit_reasons import name_of
 
 _INTERVAL = 0.125
+_UP_AND_ERASE = "\x1b[1A\x1b[2K"
 _MOST_CPUS = 8
 _MOST_REASONS = 8
-_ESCAPES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f]")
+_CONTROLS = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]")
 
 
 class LiveView:
@@ -33,6 +34,7 @@ class LiveView:
         self._next = 0.0
         self._began = time.perf_counter()
         self._rates = _Rates(system)
+        self._drawn: tuple[int, RenderableType] | None = None
 
     def __enter__(self) -> "LiveView":
         self._handler = self._system.console.subscribe(self._line)
@@ -59,7 +61,24 @@ class LiveView:
         if now >= self._next:
             self._next = now + _INTERVAL
             self._rates.measure(now)
-            self._live.update(self._view(now - self._began), refresh=True)
+            self._leave_old_width()
+            view = self._view(now - self._began)
+            self._drawn = self._terminal.width, view
+            self._live.update(view, refresh=True)
+
+    def _leave_old_width(self) -> None:
+        """Erase what a terminal that became narrower has made of the last frame: longer lines wrap.
+
+        The frame's own lines are erased when the next one is drawn.
+        """
+        width = self._terminal.width
+        if self._drawn is None or width >= self._drawn[0]:
+            return
+        before, view = self._drawn
+        options = self._terminal.options.update(width=before)
+        height = len(self._terminal.render_lines(view, options))
+        wrapped = height * (-(-before // width) - 1)
+        self._terminal.file.write(_UP_AND_ERASE * wrapped)
 
     def _view(self, seconds: float) -> RenderableType:
         system, rates = self._system, self._rates
@@ -96,8 +115,11 @@ class _Rates:
 
 
 def console_line(line: str) -> Text:
-    """Return a line of the guest's as it is shown: without control codes, TAP results coloured."""
-    text = Text(_ESCAPES.sub("", line))
+    """Return a line of the guest's as it is shown: TAP results coloured, control codes visible.
+
+    A guest's escape sequences would move the cursor out of the view, or worse.
+    """
+    text = Text(_CONTROLS.sub(lambda found: _visible(ord(found[0])), line))
     if line.startswith("ok "):
         text.stylize("green", 0, 2)
     elif line.startswith(("not ok ", "Bail out!")):
@@ -105,6 +127,11 @@ def console_line(line: str) -> Text:
     elif line.startswith("#"):
         text.stylize("dim")
     return text
+
+
+def _visible(code: int) -> str:
+    """Return a control code in caret notation (``^[`` is ESC), from 80H on with ``M-`` before."""
+    return f"^{chr(code ^ 0x40)}" if code < 0x80 else f"M-^{chr(code ^ 0xC0)}"
 
 
 def _processors(system: System) -> Table:

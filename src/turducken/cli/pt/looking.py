@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 from rich.console import RenderableType
 
+from turducken.cli.output import written_file
 from turducken.cli.pt.session import (
     Limit,
     Session,
@@ -94,7 +95,7 @@ def dump(
     session.show(record, *views, summary)
 
 
-@command(app, "read")
+@command(app, "read", "there is a hole: not all of it could be read")
 def read(
     session: Session,
     address: Annotated[str, typer.Argument(help="An address of the innermost guest.")],
@@ -117,7 +118,8 @@ def read(
         hole = stop.address
         data = memory.read(start, hole - start)
     if output is not None:
-        output.write_bytes(data)
+        with written_file("--output", str(output)) as stream:
+            stream.write(data)
     lines = [] if output is not None else list(hexdump(start, data))
     record: records.Record = {
         "address": records.number(start),

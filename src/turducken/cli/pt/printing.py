@@ -4,11 +4,12 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from turducken.cli.errors import USAGE_STATUS
+from turducken.cli.output import STDOUT, output_file
 from turducken.errors import UserError
 from turducken.memory import MemoryHoleError
 
@@ -16,12 +17,22 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 
+JsonOption = Annotated[
+    str | None,
+    typer.Option(
+        "--json", metavar="FILE|-", help="Write the result there; -: on standard output, alone."
+    ),
+]
+
+
 def print_result(
-    record: dict[str, Any], views: "tuple[RenderableType, ...]", *, as_json: bool
+    record: dict[str, Any], views: "tuple[RenderableType, ...]", json_to: str | None
 ) -> None:
-    """Print a result as JSON, or for people."""
-    if as_json:
-        print(json.dumps(record, indent=2))
+    """Print a result for people, and write it as JSON where `--json` says."""
+    with output_file("--json", json_to) as file:
+        if file is not None:
+            file.write((json.dumps(record, indent=2) + "\n").encode())
+    if json_to == STDOUT:
         return
     from rich.console import Console
 
@@ -43,5 +54,5 @@ def one_line_errors() -> Iterator[None]:
 
 
 def _fail(message: str) -> None:
-    print(f"turducken pt: {message}", file=sys.stderr)
+    print(f"turducken: {message}", file=sys.stderr)
     raise typer.Exit(USAGE_STATUS)

@@ -11,7 +11,9 @@ from typing import Annotated, Any
 import typer
 from rich.console import RenderableType
 
-from turducken.cli.pt.printing import one_line_errors, print_result
+from turducken.cli.pt.printing import JsonOption, one_line_errors, print_result
+from turducken.cli.statuses import exit_statuses
+from turducken.cli.teaching import command_with
 from turducken.inspect import records
 from turducken.inspect.chain import Stage
 from turducken.inspect.errors import InspectError
@@ -48,7 +50,7 @@ class Session:
 
     source: AnySource
     reading: Reading
-    as_json: bool
+    json_to: str | None
 
     def stages(self, via: str, option: str = "--via") -> list[Stage]:
         """Return the stages of a chain that must not be empty."""
@@ -72,7 +74,7 @@ class Session:
 
     def show(self, record: records.Record, *views: RenderableType) -> None:
         """Print a result, and warnings about the source."""
-        print_result(record, views, as_json=self.as_json)
+        print_result(record, views, self.json_to)
         for warning in self.source.warnings:
             print(f"warning: {warning}", file=sys.stderr)
 
@@ -99,13 +101,19 @@ def _reads_source(
     resume: Annotated[
         bool, typer.Option("--resume", help="Let a gdb remote run on afterwards.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    json: JsonOption = None,
 ) -> None:
     """Hold the parameters that every command with a source has; see `command`."""
 
 
-def command(app: typer.Typer, name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Register a command of ``app``: it gets a `Session` for its source, and the shared options."""
+_Decorator = Callable[[Callable[..., None]], Callable[..., None]]
+
+
+def command(app: typer.Typer, name: str, when_1: str = "") -> _Decorator:
+    """Register a command of ``app``: it gets a `Session` for its source, and the shared options.
+
+    ``when_1`` says what exit status 1 means, for its help.
+    """
     shared = inspect.signature(_reads_source).parameters
     first, options = shared["source"], [one for key, one in shared.items() if key != "source"]
 
@@ -130,10 +138,11 @@ def command(app: typer.Typer, name: str) -> Callable[[Callable[..., None]], Call
                     values["source"], base=values["base"], resume=values["resume"]
                 ) as source,
             ):
-                function(Session(source, reading, values["as_json"]), **mine)
+                function(Session(source, reading, values["json"]), **mine)
 
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {one.name: one.annotation for one in parameters}
-        return app.command(name)(run)
+        statuses = exit_statuses({1: when_1} if when_1 else None)
+        return app.command(name, cls=command_with(statuses))(run)
 
     return register

@@ -31,7 +31,7 @@ from turducken.paging.ranges import RangeTable
 app = typer.Typer(add_completion=False)
 
 
-@command(app, "diff")
+@command(app, "diff", "they differ")
 def diff(
     session: Session,
     via: Via,
@@ -64,7 +64,7 @@ def diff(
         raise typer.Exit(1)
 
 
-@command(app, "check")
+@command(app, "check", "errors were found")
 def check(
     session: Session,
     via: Via = "",

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 from rich.console import RenderableType
 
+from turducken.cli.output import written_file
 from turducken.cli.pt.session import Ept01, Ept02, Ept12, Limit, Output, Session, Via, command
 from turducken.inspect import records, tables
 from turducken.inspect.chain import Stage
@@ -73,7 +74,7 @@ def _write_table(ranges: RangeTable, base: int, output: Path, session: Session) 
     pages = BumpAllocator(base, base + room.size)
     root = build(fmt, MovedMemory(room, base), ranges, pages)
     size = pages.next - base
-    with open(output, "wb") as stream:
+    with written_file("--table", str(output)) as stream:
         stream.write(room.bytes[:size])
     return root, size
 
@@ -90,7 +91,7 @@ def export(
     ranges = chain.composed().ranges
     if not len(ranges):
         raise InspectError("nothing to export: the chain maps nothing")
-    with open(output, "wb") as stream:
+    with written_file("OUTPUT", str(output)) as stream:
         written, lost = export_memory(session.source, ranges, kind, stream)
     record = {
         "output": str(output),
@@ -104,6 +105,9 @@ def export(
     session.show(record, text)
 
 
+_PICTURES = {".svg": render_svg, ".html": render_page, ".htm": render_page}
+
+
 @command(app, "render")
 def render(
     session: Session,
@@ -114,12 +118,13 @@ def render(
     ept02: Ept02 = "",
 ) -> None:
     """Draw where a table, or a whole chain, leads: SVG or, by the file's name, HTML."""
+    draw = _PICTURES.get(output.suffix.lower())
+    if draw is None:
+        raise InspectError(f"OUTPUT {output}: its name has to end in {', '.join(_PICTURES)}")
     panels, report = _panels(session, via, (ept01, ept12, ept02))
-    title = Path(session.source.name).name
-    text = render_svg(panels, title, report)
-    if output.suffix.lower() in (".html", ".htm"):
-        text = render_page(panels, title, report)
-    output.write_text(text, encoding="utf-8")
+    text = draw(panels, Path(session.source.name).name, report)
+    with written_file("OUTPUT", str(output)) as stream:
+        stream.write(text.encode())
     session.show(
         {"output": str(output), "panels": [one.title for one in panels]},
         f"{output}: {', '.join(one.title for one in panels)}",
