@@ -14,7 +14,6 @@ from turducken.cli.output import STDOUT, output_file
 from turducken.cli.statuses import exit_statuses
 from turducken.cli.teaching import command_with
 from turducken.system import DEFAULT_IMAGE, DEFAULT_MODE, Result, Stops, System
-from turducken.system.snapshot import save_snapshot
 
 if TYPE_CHECKING:
     from turducken.cli.findings import Findings
@@ -139,7 +138,7 @@ def run(
         if json_file is not None:
             json_file.write(_record(system, result, findings))
         if snapshot_file is not None:
-            save_snapshot(system, snapshot_file)
+            _save(system, snapshot_file)
         if is_shown:
             _tell(system, result, findings, explain)
         is_wrong = findings is not None and sanitize == "strict" and findings.has_failed
@@ -187,6 +186,12 @@ def _run(
             most = None if explain is choices.Explain.ALL else MOST_AT_ONCE
             system.diagnoses.on_new.append(Announcer(system, view.tell, most))
         return system.run(stops, view.turn)
+
+
+def _save(system: System, file: IO[bytes]) -> None:
+    from turducken.system.snapshot import save_snapshot
+
+    save_snapshot(system, file)
 
 
 def _record(system: System, result: Result, findings: "Findings | None") -> bytes:
