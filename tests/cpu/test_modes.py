@@ -381,7 +381,7 @@ def test_protection_keys() -> None:
     assert pc.event() == Vector.PF
     assert (pc.state.gpr[RAX], pc.p.pkru, pc.state.cr2) == (4, 4, 0x20_0000)
     assert pc.memory.load(pc.state.gpr[RSP], 8) == 0x21
-    assert pc.p.cpuid.leaf(7, 0, cr4=pc.state.cr4, xcr0=1)[2] >> 3 & 3 == 3
+    assert pc.p.cpuid.leaf(7, 0, cr4=pc.state.cr4)[2] >> 3 & 3 == 3
     pc = Pc().long("0f01ee")
     assert pc.event() == Vector.UD
     pc = Pc().long("b901000000 0f01ee")

@@ -56,6 +56,8 @@ _ECX_7 = {"umip": 2, "pku": 3, "la57": 16}
 _EDX_EXTENDED = {"nx": 20, "pages_1gib": 26, "rdtscp": 27}
 _ECX_EXTENDED = {"lzcnt": 5, "prefetchw": 8}
 _SYSCALL, _LONG_MODE, _LAHF = 1 << 11, 1 << 29, 1
+_XSAVE_STATES, _XSAVE_SIZE = 3, 576
+"""x87 and SSE state: the legacy region and the header."""
 _EAX_XSAVE = {"xsaveopt": 0, "xsavec": 1, "xsaves": 3}
 
 
@@ -76,9 +78,7 @@ class Cpuid:
         self._count = count
         self._has_vmx = has_vmx
 
-    def leaf(
-        self, eax: int, ecx: int, *, cr4: int, xcr0: int, is_apic_enabled: bool = True
-    ) -> Leaf:
+    def leaf(self, eax: int, ecx: int, *, cr4: int, is_apic_enabled: bool = True) -> Leaf:
         """Return EAX, EBX, ECX and EDX; leaves beyond the last give the last basic leaf's data."""
         known = {
             0: self._vendor,
@@ -89,7 +89,7 @@ class Cpuid:
             7: lambda: self._structured(ecx, cr4),
             0xA: PerformanceMonitor(self._profile).leaf,
             0xB: lambda: self._topology(ecx),
-            0xD: lambda: self._xsave(ecx, xcr0),
+            0xD: lambda: self._xsave(ecx),
             0x15: lambda: (1, TSC_HERTZ // CRYSTAL_HERTZ, CRYSTAL_HERTZ, 0),
             0x16: lambda: (1000, 1000, 100, 0),
             0x8000_0000: lambda: (_MAX_EXTENDED, 0, 0, 0),
@@ -150,15 +150,13 @@ class Cpuid:
         shift, count, kind = kinds.get(level, (0, 0, 0))
         return shift, count, level & 0xFF | kind << 8, self._number
 
-    def _xsave(self, subleaf: int, xcr0: int) -> Leaf:
-        supported = 7 if self._profile.features.avx else 3
-        size = 832 if xcr0 & 4 else 576
+    def _xsave(self, subleaf: int) -> Leaf:
+        if not self._profile.features.xsave:
+            return 0, 0, 0, 0
         if subleaf == 0:
-            return supported, size, 832 if supported & 4 else 576, 0
+            return _XSAVE_STATES, _XSAVE_SIZE, _XSAVE_SIZE, 0
         if subleaf == 1:
-            return _bits(self._profile, _EAX_XSAVE), size, 0, 0
-        if subleaf == 2 and supported & 4:
-            return 256, 576, 0, 0
+            return _bits(self._profile, _EAX_XSAVE), 0, 0, 0
         return 0, 0, 0, 0
 
     def _extended(self) -> Leaf:

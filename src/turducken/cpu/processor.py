@@ -11,10 +11,11 @@ from collections.abc import Mapping as Handlers
 from dataclasses import dataclass, field
 
 from turducken.address import PAGE_OFFSET_MASK, PAGE_SIZE, is_canonical
+from turducken.arch.debug import DEBUGCTL_BTF
 from turducken.arch.exceptions import Vector
 from turducken.arch.msr import IA32_APIC_BASE
 from turducken.arch.registers import CR0, RFLAGS
-from turducken.cpu import alignment, apic_access, boundary, task_switch, vm_exit
+from turducken.cpu import alignment, apic_access, boundary, branch_stepping, task_switch, vm_exit
 from turducken.cpu.accesses import Accesses
 from turducken.cpu.control_registers import Key, cr4_writable, sync_mmu
 from turducken.cpu.cpuid import Cpuid
@@ -59,6 +60,8 @@ _DR6_RESET, _DR7_RESET = 0xFFFF_0FF0, 0x400
 _DR6_BS = 1 << 14
 _DR7_GD = 1 << 13
 _APIC_ENABLED = 1 << 11
+_XCR0_STATES = 3
+"""What XCR0 can have set: x87 and SSE state."""
 _STI = b"\xfb"
 
 
@@ -153,7 +156,7 @@ class Processor:
         self.is_aborted = False
         self.timer_deadline: int | None = None
         self.dr = [0, 0, 0, 0, 0, 0, _DR6_RESET, _DR7_RESET]
-        self.xcr0 = 1
+        self.state.xcr0 = 1
         self.pkru = 0
         self.pending = Pending()
         self._nmi_blocked = False
@@ -284,6 +287,8 @@ class Processor:
 
     yielded = False
     """Set by a handler that ends the processor's turn (PAUSE)."""
+    stepped_from: tuple[int, int] | None = None
+    """RIP at and behind the instruction that was executed alone last."""
 
     is_exact = False
     """Run exactly as many instructions as the budget says: the last ones go one by one."""
@@ -301,10 +306,11 @@ class Processor:
             self.pending.monitor_trap = self.attention = True
         else:
             watched = alignment.flags_to_watch(self.state)
-            if watched is None:
+            branches = branch_stepping.flags_to_watch(self)
+            if watched is None or branches is None:
                 trap = Trap.SPECIAL
             else:
-                trap = self.engine.run(self._slice(budget), self.awaited_flags | watched)
+                trap = self.engine.run(self._slice(budget), self.awaited_flags | watched | branches)
         self.policy.stopped(self.tlb)
         if trap:
             self.handlers[trap](self)
@@ -405,6 +411,7 @@ class Processor:
             self.state.cr2 = event.payload
         if event.vector == Vector.DB and event.kind is EventKind.HARDWARE:
             self.dr[6] |= event.payload
+            self.msrs.debugctl &= ~DEBUGCTL_BTF
         failure = deliver(self.state, self.linear, event)
         if failure is None:
             if event.vector == Vector.DB:
@@ -498,16 +505,13 @@ class Processor:
         """Return what CPUID reports at present."""
         base = self.apic.read_msr(IA32_APIC_BASE)
         enabled = base is not None and bool(base & _APIC_ENABLED)
-        return self.cpuid.leaf(
-            leaf, subleaf, cr4=self.state.cr4, xcr0=self.xcr0, is_apic_enabled=enabled
-        )
+        return self.cpuid.leaf(leaf, subleaf, cr4=self.state.cr4, is_apic_enabled=enabled)
 
     def set_xcr(self, index: int, value: int) -> bool:
         """XSETBV: False for #GP."""
-        supported = 7 if self.profile.features.avx else 3
-        if index or value & ~supported or not value & 1 or value & 6 == 4:
+        if index or value & ~_XCR0_STATES or not value & 1:
             return False
-        self.xcr0 = value
+        self.state.xcr0 = value
         return True
 
     def advance(self, length: int) -> None:
@@ -515,7 +519,7 @@ class Processor:
         flags = self.state.advance(length)
         if flags & (_TF | _RF):
             self.state.rflags = flags & ~_RF
-            if flags & _TF:
+            if flags & _TF and not branch_stepping.is_on(self):
                 self.pending.debug |= _DR6_BS
                 self.attention = True
 

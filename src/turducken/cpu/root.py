@@ -64,11 +64,11 @@ class RootView:
     @property
     def xcr0(self) -> int:
         """XCR0."""
-        return self._p.xcr0
+        return self._p.state.xcr0
 
     @xcr0.setter
     def xcr0(self, value: int) -> None:
-        self._p.xcr0 = value
+        self._p.state.xcr0 = value
 
     def vmxon(self, region: Hpa) -> VmStatus:
         """VMXON."""

@@ -48,11 +48,18 @@ class BlockScanner:
         self._suspects = compile_suspects(_SUSPECTS, absent.pattern)
 
     def has_special(self, code: bytes, bits: int) -> bool:
-        """Tell whether a block of ``bits``-bit code has such an instruction."""
+        """Tell whether a block of ``bits``-bit code has such an instruction.
+
+        What the engine takes for the end of a block may be the middle of one that it does not know.
+        """
         if self._suspects.search(code) is None:
             return False
         return any(
-            one.mnemonic in SPECIAL or is_far(one) or is_vector(one) or self.absent.has(one)
+            one.is_invalid
+            or one.mnemonic in SPECIAL
+            or is_far(one)
+            or is_vector(one)
+            or self.absent.has(one)
             for one in Decoder(bits, code)
         )
 

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from turducken.arch.registers import EFER
+from turducken.arch.registers import CR4, EFER
 from turducken.cpu.control_registers import sync_mmu
 from turducken.cpu.engine.field_access import FieldPlace, FieldTable
 from turducken.cpu.guest_controls import (
@@ -91,13 +91,16 @@ def switch_ept(p: "Processor", eptp: int) -> None:
 
 
 _DESCRIPTOR_TABLES = 0xFF << 6
+_STORES = 0xF << 6
+"""SIDT, SGDT, SLDT, STR."""
 _LTR = 1 << 13
 _IRET = 1 << 20
 _LMA = EFER.mask("LMA")
+_UMIP = CR4.mask("UMIP")
 
 
 def update_intercepts(p: "Processor") -> None:
-    """Trap descriptor-table accesses (LTR always) and IRET only where somebody wants to know.
+    """Trap descriptor-table accesses and IRET only where somebody wants to know; LTR always.
 
     In non-root operation outside IA-32e mode, IRET may be a task switch.
     """
@@ -105,6 +108,8 @@ def update_intercepts(p: "Processor") -> None:
     guest = p.guest
     if guest is not None and guest.has_secondary(Secondary.DESCRIPTOR_TABLE_EXITING):
         intercepts |= _DESCRIPTOR_TABLES
+    if p.state.cr4 & _UMIP:
+        intercepts |= _STORES
     may_switch = guest is not None and not p.state.efer & _LMA
     if may_switch or (p.nmi_blocked and not iret_leaves_blocking(guest)):
         intercepts |= _IRET
@@ -112,9 +117,9 @@ def update_intercepts(p: "Processor") -> None:
 
 
 def step_over(p: "Processor") -> int:
-    """Have the engine execute an LTR or IRET that it intercepts; return as its `step` does."""
+    """Have the engine execute a descriptor-table access or IRET that it intercepts."""
     intercepts = p.state.intercepts
-    p.state.intercepts = intercepts & ~(_LTR | _IRET)
+    p.state.intercepts = intercepts & ~(_DESCRIPTOR_TABLES | _IRET)
     trap = p.engine.step()
     p.state.intercepts = intercepts
     return trap

@@ -22,7 +22,7 @@ _DATA_SEGMENTS = (
 def run_firmware(machine: Machine, ram_size: int) -> Firmware:
     """Leave everything as a BIOS does that has found ``ram_size`` bytes of RAM."""
     first = machine.processors[0]
-    version = first.cpuid.leaf(1, 0, cr4=0, xcr0=1)
+    version = first.cpuid.leaf(1, 0, cr4=0)
     options = FirmwareOptions(
         processors=len(machine.processors),
         ram_size=ram_size,

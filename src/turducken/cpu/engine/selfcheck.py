@@ -103,6 +103,10 @@ _MODES = (
     _Mode("virtual-8086", 0x31, 0, 0x1000, 3, _FLAGS | 1 << 17, 0x00F3, 0x00F3),
 )
 
+_WITH_XSAVE = _Mode("64-bit", 0x8000_0033, 0x4_0220, 0x1D01, 0, _FLAGS, 0xA09B, 0xC093)
+_GET_XCR0, _SOME_XCR0 = bytes.fromhex("31c9 0f01d0 0fa2"), 0x1234_5603
+"""XOR ECX, ECX; XGETBV; CPUID."""
+
 _passed: list[bool] = []
 
 
@@ -113,6 +117,7 @@ def check_layout() -> None:
         for mode in _MODES:
             probe.check(mode)
         probe.check_refused_access()
+        probe.check_xcr0()
         _passed.append(True)
 
 
@@ -222,6 +227,16 @@ class _Probe:
             self._same("the refused address", address, library.refused_address(self._handle))
             self._same("RIP at a refused access", _GUEST + _LOAD_AT, state.rip)
             self._same("RBX at a refused access", _GPR[3], state.gpr[3])
+
+    def check_xcr0(self) -> None:
+        """XGETBV must give what `State` says XCR0 is."""
+        mode, state = _WITH_XSAVE, self._state
+        self._engine.mem_write(_VMCB, _control_block(mode, _segments(mode)))
+        self._engine.mem_write(_GUEST, _GET_XCR0)
+        state.words.cast("B")[:] = self._host
+        state.xcr0 = _SOME_XCR0
+        self._run(mode, "XGETBV in", _STUB, _CPUID_EXIT)
+        self._same("XCR0", _SOME_XCR0, state.gpr[_RAX])
 
     def _run(self, mode: _Mode, what: str, start: int, expected: int) -> None:
         self._exit = 0

@@ -28,6 +28,7 @@ CS_BASE = _SEGMENTS + 3 + 1
 _CR0, _CR2, _CR3, _CR4 = 53, 55, 56, 57
 _EFER = 74
 _INTERCEPTS = 690
+_XCR0 = 613
 EXCEPTION = 673
 """Error code (low half) and a flag that the engine must not see set (high half)."""
 
@@ -129,6 +130,15 @@ class State:
     @cr4.setter
     def cr4(self, value: int) -> None:
         self.words[_CR4] = value
+
+    @property
+    def xcr0(self) -> int:
+        """XCR0, which XSAVE and XRSTOR obey."""
+        return self.words[_XCR0]
+
+    @xcr0.setter
+    def xcr0(self, value: int) -> None:
+        self.words[_XCR0] = value
 
     @property
     def efer(self) -> int:

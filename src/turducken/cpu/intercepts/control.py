@@ -25,6 +25,7 @@ from turducken.cpu.decoder import (
 from turducken.cpu.events import exception
 from turducken.cpu.guest_controls import GuestControls, Primary, Secondary
 from turducken.cpu.virtual_apic import TPR, write_tpr
+from turducken.cpu.vmx_operations import update_intercepts
 from turducken.vmx import vmcs_fields as f
 from turducken.vmx.exit_information import CR_QUALIFICATION, DR_QUALIFICATION
 from turducken.vmx.exit_reasons import ExitReason
@@ -135,13 +136,20 @@ def _write_cr0(p: "Processor", value: int) -> cr.Refusal:
             fixed0 &= ~(_PE | _PG)
         if ~value & fixed0 or value & ~fixed1:
             return cr.GENERAL_PROTECTION
-    return cr.write_cr0(p, value)
+    return _followed(p, cr.write_cr0(p, value))
 
 
 def _write_cr4(p: "Processor", value: int) -> cr.Refusal:
     if p.vmx.in_operation and not p.capabilities.accepts_cr4(value):
         return cr.GENERAL_PROTECTION
-    return cr.write_cr4(p, value)
+    return _followed(p, cr.write_cr4(p, value))
+
+
+def _followed(p: "Processor", refused: cr.Refusal) -> cr.Refusal:
+    """A register has been written: let what depends on it trap or not."""
+    if refused is None:
+        update_intercepts(p)
+    return refused
 
 
 def _write_cr8(p: "Processor", value: int) -> cr.Refusal:

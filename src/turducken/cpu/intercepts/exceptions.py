@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from turducken.arch.exceptions import HAS_ERROR_CODE, Vector
+from turducken.cpu import branch_stepping
 from turducken.cpu.decoder import Code
 from turducken.cpu.engine import SegmentIndex, Trap
 from turducken.cpu.events import Event, EventKind, exception
@@ -32,6 +33,8 @@ def on_exception(p: "Processor", vector: int) -> None:
 
 def on_single_step(p: "Processor") -> None:
     """The trap behind an instruction that RFLAGS.TF asks for: the boundary delivers it."""
+    if branch_stepping.is_on(p) and not branch_stepping.has_branched(p):
+        return
     p.pending.debug |= _BS
     p.attention = True
 

@@ -46,6 +46,7 @@ def on_special(p: "Processor") -> None:
     instruction = p.instruction()
     if instruction is None:
         return
+    p.stepped_from = p.state.rip, p.state.rip + instruction.len
     if is_misaligned(p.state, instruction):
         p.raise_exception(Vector.AC, 0)
         return
@@ -126,7 +127,7 @@ def _xgetbv(p: "Processor", instruction: Instruction) -> None:
     elif state.gpr[1] & 0xFFFF_FFFF:
         p.general_protection()
     else:
-        state.gpr[0], state.gpr[2] = p.xcr0 & 0xFFFF_FFFF, p.xcr0 >> 32
+        state.gpr[0], state.gpr[2] = state.xcr0 & _LOW, state.xcr0 >> 32
         p.advance(instruction.len)
 
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 _LOW = 0xFFFF_FFFF
 _TSD, _PCE, _OSXSAVE = CR4.mask("TSD"), CR4.mask("PCE"), CR4.mask("OSXSAVE")
-_PCIDE = CR4.mask("PCIDE")
+_PCIDE, _UMIP = CR4.mask("PCIDE"), CR4.mask("UMIP")
 _PE = CR0.mask("PE")
 _VM, _IF = RFLAGS.mask("VM"), RFLAGS.mask("IF")
 _RAX, _RCX, _RDX, _RBX = 0, 1, 2, 3
@@ -345,14 +345,21 @@ _TABLES = {
 def on_descriptor_table(p: "Processor") -> None:
     """SGDT, SIDT, LGDT, LIDT, SLDT, STR, LLDT, LTR with descriptor-table exiting.
 
-    Without that control the engine executes them, and only LTR is trapped.
+    Without that control the engine executes them; LTR is always trapped, what CR4.UMIP keeps from
+    user mode while that is set. Its #GP comes before the VM exit.
     """
     instruction = p.instruction()
     if instruction is None:
         return
     guest = p.guest
+    if p.state.cr4 & _UMIP and p.state.cpl and instruction.mnemonic in _STORES:
+        p.general_protection()
+        return
     if guest is None or not guest.has_secondary(Secondary.DESCRIPTOR_TABLE_EXITING):
-        _load_task_register(p)
+        if instruction.mnemonic == Mnemonic.LTR:
+            _load_task_register(p)
+        elif trap := step_over(p):
+            p.handlers[trap](p)
         return
     table = _TABLES.get(instruction.code)
     loads = table[2] if table is not None else instruction.mnemonic in _LOADS
@@ -383,6 +390,8 @@ def _load_task_register(p: "Processor") -> None:
 
 _IDENTITY = {Mnemonic.SLDT: 0, Mnemonic.STR: 1, Mnemonic.LLDT: 2, Mnemonic.LTR: 3}
 _LOADS = frozenset({Mnemonic.LLDT, Mnemonic.LTR})
+_STORES = frozenset({Mnemonic.SGDT, Mnemonic.SIDT, Mnemonic.SLDT, Mnemonic.STR})
+"""What CR4.UMIP keeps from user mode, besides SMSW."""
 
 
 def on_iret(p: "Processor") -> None:
