@@ -4,10 +4,13 @@ import random
 import sysconfig
 from pathlib import Path
 
+import foreign_tables
 import numpy as np
 import pytest
 
-from turducken.inspect.find import PageSpace, find_roots
+from turducken.inspect.search import vmcs
+from turducken.inspect.search.pages import PageSpace
+from turducken.inspect.search.roots import find_roots
 from turducken.memory import PhysicalMemory
 from turducken.paging import rights
 from turducken.paging.formats import FORMATS, Features
@@ -116,3 +119,116 @@ def test_the_notes_roots_are_found(pt_json, samples):
     assert {one["root"] for one in record["candidates"]} == {"0x14674000", "0x1030e000"}
     _, record = pt_json("find", samples / "lhv-before-fix.core")
     assert [one["root"] for one in record["candidates"]] == ["0x8bb4000"]
+
+
+@pytest.mark.parametrize("kind", foreign_tables.KINDS)
+def test_other_hypervisors_tables_are_found_as_epts(kind):
+    machine = foreign_tables.Machine(1)
+    root = foreign_tables.KINDS[kind](machine)
+    found = find_roots(machine.memory, machine.space)
+    mine = next(one for one in found if one.root == root)
+    assert mine.format == "EPT"
+    assert found[0].root == root
+    assert len(found) <= HANDFUL
+    assert bool(mine.malformed) is (kind == "xen")
+    assert any("devices marked" in one for one in mine.signs) is (kind == "kvm")
+
+
+@pytest.mark.parametrize("mistake", foreign_tables.MISTAKES)
+@pytest.mark.parametrize("kind", ["kvm", "plain", "trustvisor"])
+def test_one_mistake_does_not_hide_a_root(kind, mistake):
+    machine = foreign_tables.Machine(2, 16 * MIB)
+    tables = {}
+    root = foreign_tables.KINDS[kind](machine, tables)
+    foreign_tables.make_mistake(machine, tables, mistake)
+    found = find_roots(machine.memory, machine.space, ["EPT", "4-level"])
+    mine = next(one for one in found if one.root == root)
+    assert mine.format == "EPT" or "EPT" in mine.also
+    assert mine.malformed
+    assert mine.fault
+
+
+def test_near_misses_are_shown_on_request():
+    machine = foreign_tables.Machine(3, 16 * MIB)
+    tables = {}
+    root = foreign_tables.plain(machine, tables)
+    machine.put(tables[2], 1, 0)
+    for index in range(0, 512, 4):
+        machine.put(tables[3][0], index, machine.dice.getrandbits(63) | 1)
+    strict = find_roots(machine.memory, machine.space, ["EPT"])
+    assert root not in {one.root for one in strict}
+    loose = find_roots(machine.memory, machine.space, ["EPT"], near_misses=True)
+    assert any(one.root == root and one.is_near_miss for one in loose)
+
+
+def test_ordinary_tables_that_were_walked_are_no_epts():
+    machine = foreign_tables.Machine(4, 16 * MIB)
+    root = foreign_tables.tree(
+        machine,
+        lambda address: address | 0x67,
+        lambda number, address: address | (0x63, 0x161)[number % 2],
+    )
+    (mine,) = (one for one in find_roots(machine.memory, machine.space) if one.root == root)
+    assert mine.format == "4-level"
+    assert "references are marked accessed" in mine.signs
+
+
+def vmcs_words(places, values, revision):
+    words = [0] * 512
+    words[0] = revision
+    for number in range(20, 40):
+        words[number] = number
+    for name, value in values.items():
+        words[places[name] // 8] = value
+    return words
+
+
+VALUES = {
+    "host_cr0": 0x8000_0021,
+    "host_cr3": 0x1000,
+    "host_rip": 0xFFFF_FFFF_8100_0000,
+    "guest_cr3": 0x2000,
+    "link": 0xFFFF_FFFF_FFFF_FFFF,
+}
+
+
+@pytest.mark.parametrize(("places", "revision"), [(vmcs._OWN, 0x12), (vmcs._KVM, 0x11E57ED0)])
+def test_a_vmcs_of_a_known_layout_is_read(places, revision):
+    machine = foreign_tables.Machine(5, 16 * MIB)
+    ept = foreign_tables.plain(machine)
+    region = machine.page()
+    words = vmcs_words(places, {**VALUES, "eptp": ept | 0x5E}, revision)
+    machine.memory.write(region, np.array(words, dtype=np.uint64).tobytes())
+    found = find_roots(machine.memory, machine.space, ["EPT"])
+    (one,) = vmcs.find_vmcs(machine.memory, machine.space, found)
+    assert (one.address, one.revision, one.eptp) == (region, revision, ept | 0x5E)
+    assert (one.host_cr3, one.host_rip, one.guest_cr3) == (0x1000, VALUES["host_rip"], 0x2000)
+
+
+def test_a_vmcs_of_an_unknown_layout_is_told_by_its_values():
+    machine = foreign_tables.Machine(6, 16 * MIB)
+    ept = foreign_tables.plain(machine)
+    kernel = PageTable.create(FORMATS["4-level"].bind(Features()), machine.memory, machine.page)
+    kernel.map(0xFFFF_8000_0000_0000, 0x10_0000, 4 * MIB, rights.make_attributes("RX"))
+    region = machine.page()
+    places = {"eptp": 0x318, "link": 0x90, "host_cr3": 0x200, "host_rip": 0x440}
+    values = {
+        "eptp": ept | 0x5E,
+        "link": VALUES["link"],
+        "host_cr3": kernel.root,
+        "host_rip": 0xFFFF_8000_0001_2345,
+    }
+    words = vmcs_words(places, values, 4)
+    machine.memory.write(region, np.array(words, dtype=np.uint64).tobytes())
+    found = find_roots(machine.memory, machine.space, ["EPT", "4-level"])
+    (one,) = vmcs.find_vmcs(machine.memory, machine.space, found)
+    assert (one.address, one.eptp) == (region, ept | 0x5E)
+    assert (one.host_cr3, one.host_rip) == (kernel.root, values["host_rip"])
+
+
+def test_chains_lead_to_the_guests_own_tables(pt_json, samples):
+    _, record = pt_json("find", samples / "nested.core", "--chains")
+    assert "cr3:4-level=0x100000,ept=0x4400000" in [one["via"] for one in record["chains"]]
+    for chain in record["chains"]:
+        status, _ = pt_json("dump", samples / "nested.core", "--via", chain["via"])
+        assert status == 0

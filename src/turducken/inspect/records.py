@@ -8,8 +8,10 @@ from typing import Any
 
 from turducken.inspect.chain import ChainWalk, StageWalk
 from turducken.inspect.decode import Decoded, decode_as
-from turducken.inspect.find import Candidate
 from turducken.inspect.findings import Finding, Report
+from turducken.inspect.search.chains import Chain
+from turducken.inspect.search.roots import Candidate
+from turducken.inspect.search.vmcs import FoundVmcs
 from turducken.paging import rights
 from turducken.paging.compare import Difference
 from turducken.paging.ranges import Mapping, Range, RangeTable
@@ -180,5 +182,27 @@ def candidate(one: Candidate) -> Record:
         "malformed": one.malformed,
         "in_memory": one.in_memory,
         "attribute_kinds": one.attributes,
+        "fault": one.fault or None,
+        "near_miss": one.is_near_miss,
         "evidence": one.evidence,
     }
+
+
+def found_vmcs(one: FoundVmcs) -> Record:
+    """Return a VMCS that was found."""
+    return {
+        "address": number(one.address),
+        "revision": number(one.revision),
+        "layout": one.layout,
+        "eptp": number(one.eptp),
+        "guest_cr3": number(one.guest_cr3),
+        "guest_rip": number(one.guest_rip),
+        "host_cr3": number(one.host_cr3),
+        "host_rip": number(one.host_rip),
+        "evidence": one.evidence,
+    }
+
+
+def found_chain(one: Chain) -> Record:
+    """Return a root in a guest's memory, with the EPTs around it."""
+    return {"via": one.via, "outer": [number(root) for root in one.outer], **candidate(one.found)}

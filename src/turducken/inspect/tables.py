@@ -10,8 +10,10 @@ from rich.tree import Tree
 
 from turducken.inspect.chain import ChainWalk, StageWalk
 from turducken.inspect.decode import flags_of
-from turducken.inspect.find import Candidate
 from turducken.inspect.findings import Finding, Report, Severity
+from turducken.inspect.search.chains import Chain
+from turducken.inspect.search.roots import Candidate
+from turducken.inspect.search.vmcs import FoundVmcs
 from turducken.inspect.text import leaf_sizes, outcome, size_text, step_lines
 from turducken.paging import rights
 from turducken.paging.compare import Difference
@@ -228,8 +230,34 @@ def candidates_view(candidates: Sequence[Candidate], limit: int) -> RenderableTy
             ", ".join(one.also),
             f"{one.score:.1f}",
             size_text(one.mapped),
-            one.evidence,
+            ("a near miss: " if one.is_near_miss else "") + one.evidence,
         )
     if len(candidates) > limit:
         return Group(view, Text(f"... and {len(candidates) - limit} more (--limit)", "dim"))
+    return view
+
+
+def vmcs_view(found: Sequence[FoundVmcs]) -> RenderableType:
+    """Show the VMCSs that were found."""
+    view = _table("VMCS", "revision", "EPTP", "guest CR3", "host CR3", "host RIP", "evidence")
+    view.columns[-1].no_wrap = False
+    for one in found:
+        values = (one.eptp, one.guest_cr3, one.host_cr3, one.host_rip)
+        view.add_row(
+            f"{one.address:#x}",
+            f"{one.revision:#x}",
+            *("?" if value is None else f"{value:#x}" for value in values),
+            f"{one.layout}; {one.evidence}",
+        )
+    return view
+
+
+def chains_view(chains: Sequence[Chain]) -> RenderableType:
+    """Show the roots in guests' memory, as ``--via`` takes them."""
+    if not chains:
+        return Text("no tables of guests below these EPTs that are not among the above", "yellow")
+    view = _table("--via", "maps", "evidence", right=["maps"])
+    view.columns[-1].no_wrap = False
+    for one in chains:
+        view.add_row(one.via, size_text(one.found.mapped), one.found.evidence)
     return view

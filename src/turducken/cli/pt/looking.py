@@ -17,8 +17,12 @@ from turducken.cli.pt.session import (
 from turducken.inspect import records, tables
 from turducken.inspect.chain import Through, is_canonical_for, walk_chain
 from turducken.inspect.errors import InspectError
-from turducken.inspect.find import SEARCHED, find_roots, space_of
 from turducken.inspect.numbers import parse_number
+from turducken.inspect.search.chains import find_chains
+from turducken.inspect.search.judge import SEARCHED
+from turducken.inspect.search.pages import space_of
+from turducken.inspect.search.roots import find_roots
+from turducken.inspect.search.vmcs import find_vmcs
 from turducken.inspect.text import hexdump, size_text
 from turducken.inspect.through import BulkThrough, ChainMap
 from turducken.memory import Memory, MemoryHoleError
@@ -145,9 +149,16 @@ def find(
         list[str] | None,
         typer.Option("--format", help=f"Only this: {', '.join(SEARCHED)} (repeatable)."),
     ] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Near misses too: pages with more garbage in them.")
+    ] = False,
+    with_chains: Annotated[
+        bool,
+        typer.Option("--chains", help="Search the memory of the guests below each EPT, too."),
+    ] = False,
     limit: Limit = 50,
 ) -> None:
-    """Find roots of tables from structure alone; with --via, in a guest's memory."""
+    """Find roots of tables, and VMCSs, from structure alone; with --via, in a guest's memory."""
     names = {name.lower(): name for name in SEARCHED}
     wrong = [one for one in formats or [] if one.lower() not in names]
     if wrong:
@@ -162,6 +173,16 @@ def find(
         space = space_of(session.source, ranges)
     else:
         space = space_of(session.source)
-    found = find_roots(memory, space, wanted)
-    record = {"candidates": [records.candidate(one) for one in found[:limit]], "count": len(found)}
-    session.show(record, tables.candidates_view(found, limit))
+    found = find_roots(memory, space, wanted, near_misses=everything)
+    vmcss = [] if formats else find_vmcs(memory, space, found)
+    chains = find_chains(memory, found, session.options) if with_chains else []
+    record = {
+        "candidates": [records.candidate(one) for one in found[:limit]],
+        "count": len(found),
+        "vmcs": [records.found_vmcs(one) for one in vmcss],
+        "chains": [records.found_chain(one) for one in chains],
+    }
+    views = [tables.candidates_view(found, limit)]
+    views += [tables.vmcs_view(vmcss)] if vmcss else []
+    views += [tables.chains_view(chains)] if with_chains else []
+    session.show(record, *views)

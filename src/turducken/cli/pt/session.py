@@ -15,7 +15,7 @@ from turducken.cli.pt.printing import JsonOption, one_line_errors, print_result
 from turducken.cli.statuses import exit_statuses
 from turducken.cli.teaching import command_with
 from turducken.inspect import records
-from turducken.inspect.chain import Stage
+from turducken.inspect.chain import ChainOptions, Stage
 from turducken.inspect.errors import InspectError
 from turducken.inspect.opening import SOURCE_HELP, AnySource, Reading, open_source
 
@@ -51,6 +51,11 @@ class Session:
     source: AnySource
     reading: Reading
     json_to: str | None
+
+    @property
+    def options(self) -> ChainOptions:
+        """How chains are read where their text does not say."""
+        return self.reading.options(self.source)
 
     def stages(self, via: str, option: str = "--via") -> list[Stage]:
         """Return the stages of a chain that must not be empty."""
