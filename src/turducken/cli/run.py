@@ -1,5 +1,6 @@
 """``turducken run``: run an image, show what it does, and say how it ended."""
 
+import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
@@ -7,7 +8,7 @@ from typing import IO, TYPE_CHECKING, Annotated
 
 import typer
 
-from turducken.cli import choices, linux_options
+from turducken.cli import choices, linux_options, tracing
 from turducken.cli.ending import check_timeout, ended_from_outside
 from turducken.cli.errors import InputError
 from turducken.cli.output import STDOUT, output_file
@@ -93,6 +94,11 @@ def run(
     snapshot: SnapshotOption = None,
     sanitize: choices.Sanitize = None,
     explain: choices.ExplainOption = choices.Explain.FATAL,
+    trace: tracing.TraceFile = None,
+    trace_kind: tracing.Kinds = [],  # noqa: B006 - Typer copies it
+    trace_cpu: tracing.Cpus = [],  # noqa: B006 - Typer copies it
+    trace_range: tracing.Ranges = [],  # noqa: B006 - Typer copies it
+    last: tracing.Last = None,
     symbols: choices.SymbolFiles = [],  # noqa: B006 - Typer copies it
     initrd: linux_options.Initrds = [],  # noqa: B006 - Typer copies it
     share: linux_options.Share = None,
@@ -120,6 +126,7 @@ def run(
     if console == json == STDOUT:
         raise InputError("--console - and --json -: standard output can take only one of them")
     check_timeout(timeout)
+    traced = tracing.TraceChoices(trace, trace_kind, trace_cpu, trace_range, last)
     options = linux_options.LinuxChoices(initrd, share, run_command, insmod).apply(chosen.resolve())
     options = replace(options, diagnose=explain is not choices.Explain.NONE)
     if sanitize is not None:
@@ -129,18 +136,24 @@ def run(
         console_file = files.enter_context(output_file("--console", console))
         json_file = files.enter_context(output_file("--json", json))
         snapshot_file = files.enter_context(output_file("--snapshot", snapshot))
+        trace_file = files.enter_context(output_file("--trace", trace))
         system = System(options)
+        tracer = traced.begin(system, trace_file) if traced.is_wanted else None
         findings = None if sanitize is None else _sanitized(system)
         if console_file is not None:
             system.console.on_byte = _byte_writer(console_file)
         with ended_from_outside(system, timeout):
             result = _run(system, stops, findings, explain if is_shown else None)
+        if tracer is not None:
+            tracer.finish()
         if json_file is not None:
             json_file.write(_record(system, result, findings))
         if snapshot_file is not None:
             _save(system, snapshot_file)
         if is_shown:
             _tell(system, result, findings, explain)
+        if tracer is not None and result.exit_status:
+            _tell_last(tracer)
         is_wrong = findings is not None and sanitize == "strict" and findings.has_failed
         return result.exit_status or int(is_wrong)
 
@@ -192,6 +205,13 @@ def _save(system: System, file: IO[bytes]) -> None:
     from turducken.system.snapshot import save_snapshot
 
     save_snapshot(system, file)
+
+
+def _tell_last(tracer: tracing.Trace) -> None:
+    """Print what `--last` kept, of a run that failed."""
+    lines = tracer.lines
+    if lines:
+        print(f"the last {len(lines)} events:", *lines, sep="\n  ", file=sys.stderr)
 
 
 def _record(system: System, result: Result, findings: "Findings | None") -> bytes:

@@ -159,6 +159,8 @@ def write_cr0(p: "Processor", value: int) -> Refusal:
         p.tlb.flush_vpid(p.vpid, "MOV CR0")
     state.update_mode()
     sync_mmu(p)
+    if p.on_event is not None:
+        p.on_event("mode", p, ())
     return None
 
 
@@ -208,6 +210,8 @@ def write_cr4(p: "Processor", value: int) -> Refusal:
         p.tlb.flush_pcid_and_globals(p.vpid, p.mmu.tag.pcid, "MOV CR4")
     state.update_mode()
     sync_mmu(p)
+    if p.on_event is not None:
+        p.on_event("mode", p, ())
     return None
 
 
@@ -221,6 +225,8 @@ def write_efer(p: "Processor", value: int) -> bool:
         return False
     state.efer = value & ~_LMA | state.efer & _LMA
     sync_mmu(p)
+    if p.on_event is not None:
+        p.on_event("mode", p, ())
     return True
 
 

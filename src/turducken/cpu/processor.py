@@ -412,12 +412,15 @@ class Processor:
         if event.vector == Vector.DB and event.kind is EventKind.HARDWARE:
             self.dr[6] |= event.payload
             self.msrs.debugctl &= ~DEBUGCTL_BTF
+        rip = 0 if self.on_event is None else self.state.rip
         failure = deliver(self.state, self.linear, event)
         if failure is None:
             if event.vector == Vector.DB:
                 self.dr[7] &= ~_DR7_GD
             self.activity = Activity.ACTIVE
             self.attention = True
+            if self.on_event is not None:
+                self.on_event("delivered", self, (event, rip))
         return failure
 
     def take_fault(self, fault: Fault, during: Event | None = None) -> None:

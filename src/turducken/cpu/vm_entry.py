@@ -141,6 +141,8 @@ def _inject(p: "Processor", vmcs: Vmcs) -> None:
         error = vmcs.read(f.ENTRY_EXCEPTION_ERROR_CODE)
     length = vmcs.read(f.ENTRY_INSTRUCTION_LENGTH)
     event = Event(kind, information & 0xFF, error, length, p.state.cr2)
+    if p.on_event is not None:
+        p.on_event("injected", p, (event,))
     # SDM 3C, "Delivery of Pending Debug Exceptions after VM Entry".
     is_behind_mov_ss = vmcs.read(f.GUEST_INTERRUPTIBILITY) & _BLOCKING_MOV_SS
     if kind not in _KEEPING_DEBUG or not is_behind_mov_ss:

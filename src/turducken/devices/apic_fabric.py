@@ -5,6 +5,7 @@ message, the one with the lowest processor priority does, of those the one with 
 manual leaves the tie open (SDM 3A, "Lowest Priority Delivery Mode").
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -74,6 +75,8 @@ class ApicFabric:
     def __init__(self) -> None:
         self._receivers: list[Receiver] = []
         self._listeners: list[EoiListener] = []
+        self.on_ipi: Callable[[Message, Destination | Shorthand], None] | None = None
+        """Told of each interprocessor interrupt when it is sent."""
 
     def connect(self, receiver: Receiver) -> None:
         """Add a local APIC; the order of connection is the order of delivery."""

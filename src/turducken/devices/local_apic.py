@@ -193,6 +193,9 @@ class LocalApic(ApicCore):
         if mode == Delivery.EXTINT:
             return  # reserved in the ICR
         message = Message(mode, vector)
+        if self._fabric.on_ipi is not None:
+            is_plain = shorthand is Shorthand.NONE
+            self._fabric.on_ipi(message, destination if is_plain else shorthand)
         if shorthand is Shorthand.NONE:
             self._fabric.send(message, destination)
         else:

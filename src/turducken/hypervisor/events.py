@@ -59,6 +59,14 @@ class ShadowFilled:
 
 
 @dataclass(frozen=True, slots=True)
+class ShadowDropped:
+    """The EPT02 with EPTP ``eptp02`` was emptied or given up."""
+
+    processor: int
+    eptp02: int
+
+
+@dataclass(frozen=True, slots=True)
 class Invalidated:
     """L1 executed INVEPT or INVVPID with operands that the processor accepts."""
 
@@ -129,6 +137,7 @@ Event = (
     | GivenToL1
     | NestedEntry
     | ShadowFilled
+    | ShadowDropped
     | Invalidated
     | Ept01Changed
     | Shootdown

@@ -11,7 +11,7 @@ from turducken.hypervisor import boot, stopping
 from turducken.hypervisor.capabilities import check_suitable, offered_to_l1, read_capabilities
 from turducken.hypervisor.ept01 import Ept01
 from turducken.hypervisor.ept_table import EptTable
-from turducken.hypervisor.events import Exited, Handler, L1Stopped
+from turducken.hypervisor.events import Exited, Handler, L1Stopped, ShadowDropped
 from turducken.hypervisor.explain import Explanation, explain_now
 from turducken.hypervisor.frames import FrameShare
 from turducken.hypervisor.guest_memory import GuestMemory
@@ -184,12 +184,18 @@ class Vcpu:
             system.memory,
             FrameShare(system.frames, system.shadow_frames),
             self.composer,
-            self.invept,
+            self._drop_shadow,
             system.faults,
             system.watch_tables,
         )
         self.shadow_parts = parts
         self.shadow = make_shadow(system.shadow_policy, parts)
+
+    def _drop_shadow(self, eptp02: int) -> None:
+        """Let the processor forget an EPT02 that has lost its entries."""
+        if self.events.subscribers:
+            self.events.publish(ShadowDropped(self.index, eptp02))
+        self.invept(eptp02)
 
     def _follow(self, ept01: Ept01) -> None:
         """Notice changes of EPT01, as every processor that shares it does."""
