@@ -117,6 +117,8 @@ class Reader:
         told = {"flags": flags}
         if flags & 1 << 0:
             told["memory"] = (self.word(address + 4), self.word(address + 8))
+        if flags & 1 << 1:
+            told["device"] = self.memory.read(address + 12, 4)
         if flags & 1 << 2:
             told["command_line"] = self.string(self.word(address + 16))
         if flags & 1 << 3:

@@ -164,6 +164,7 @@ def test_information_1(pc):
     assert told["command_line"] == "lhv cpus=2 quiet"
     assert told["loader"] == "Turducken"
     assert told["memory"] == (639, 63 * 1024)
+    assert told["device"] == b"\xff\xff\xff\x80"
     assert [text for *_, text in told["modules"]] == ["first a b", "second"]
     for (start, end, _), content in zip(told["modules"], (b"one", b"2" * 5000), strict=True):
         assert start % 4096 == 0
@@ -233,6 +234,7 @@ def test_information_2(pc):
     start, end, _ = modules[0]
     assert pc.memory.read(start, end - start) == b"12345"
     assert tags[4] == [struct.pack("<II", 639, 63 * 1024)]
+    assert tags[5] == [struct.pack("<III", 0x80, 0xFFFF_FFFF, 0xFFFF_FFFF)]
     size, version = struct.unpack_from("<II", tags[6][0])
     assert (size, version) == (24, 0)
     ranges = [
@@ -400,6 +402,11 @@ def test_files(tmp_path):
     with pytest.raises(ImageError):
         load_image("a\0b")
     assert load_module(path, "text").string == "kernel.elf text"
+    path.write_bytes(gzip.compress(b"unpacked"))
+    assert load_module(path).data == b"unpacked"
+    path.write_bytes(gzip.compress(b"unpacked")[:-4])
+    with pytest.raises(ImageError, match="cut off"):
+        load_module(path)
     with pytest.raises(ImageError, match="No such file"):
         load_module(tmp_path / "nothing")
 

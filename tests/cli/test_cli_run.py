@@ -106,7 +106,11 @@ def test_command_line_and_modules_reach_the_image(
     arguments = ["run", "lhv-amd64", "--cmdline", "tests=vmcall", "--module", f"{module}"]
     assert run([*arguments, "--module", f"{tmp_path / 'image'}:text"]) == 2
     assert "image: No such file" in capfd.readouterr().err
-    assert run([*arguments, "--json", "-"]) == 0
+    long = "x" * 5000
+    assert run([*arguments, "--module", f"{tmp_path / 'module'}:{long}"]) == 2
+    assert "module: No such file" in capfd.readouterr().err
+    (tmp_path / "other").write_bytes(b"y")
+    assert run([*arguments, "--module", f"{tmp_path / 'other'}:{long}", "--json", "-"]) == 0
     result = json.loads(capfd.readouterr().out)
     assert result["command_line"] == "lhv-amd64.elf tests=vmcall"
     assert "ok 1 - vmcall cpu0" in result["console"]
@@ -130,6 +134,14 @@ BAD = [
     (["run", "lhv-amd64", "--memory", "2M"], "memory ends at"),
     (["run", "IMAGE", "--until", "("], "--until '\\('"),
     (["run", "IMAGE", "--fail-on", "*"], "--fail-on '\\*'"),
+    (["run", "IMAGE", "--until", "x", "--until-count", "0"], "--until-count 0"),
+    (["run", "IMAGE", "--until-count", "2"], "--until-count: give --until, too"),
+    (["run", "IMAGE", "--until-all"], "--until-all: give --until, too"),
+    (["run", "IMAGE", "--until", "x", "--until-all", "--until-count", "2"], "one of them"),
+    (["run", "IMAGE", "--success-code", "good"], "--success-code 'good': not a number"),
+    (["run", "IMAGE", "--success-code", "-1"], "a value of 32 bits"),
+    (["run", "IMAGE", "--initrd", "/nowhere"], "--initrd: for Linux kernels"),
+    (["run", "IMAGE", "--run", "true"], "--run: for Linux kernels"),
     (["run", "IMAGE", "--max-instructions", "0"], "--max-instructions 0"),
     (["run", "IMAGE", "--watch", "-1"], "--watch -1: physical addresses"),
     (["run", "IMAGE", "--watch", "10000000000000"], "--watch 10000000000000"),

@@ -221,3 +221,9 @@ def test_a_jump_to_another_task_takes_its_page_tables(through_gate: bool) -> Non
     assert (pc.state.cr3, pc.state.segment(TR).selector) == (table.root, selector)
     assert pc.state.cr0 & 8  # TS
     assert pc.memory.load(0x4000 + 0x20, 4) == CODE + 7  # where the old task goes on
+
+
+def test_cpuid_tells_the_apic_timers_clock() -> None:
+    denominator, numerator, crystal, _ = cpuid(0x15)
+    assert crystal == 100_000_000
+    assert crystal * numerator // denominator == 1_000_000_000

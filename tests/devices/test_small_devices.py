@@ -418,3 +418,23 @@ def test_a_guest_drives_interrupt_lines_itself(pc):
     assert requests() == 1 << 2
     assert pc.inp(0x2000) == 0xFF
     assert pc.host.events == []
+
+
+def test_the_ports_of_test_suites_keep_what_is_written(pc):
+    pc.out(0xE0, 0x11223344, 4)
+    assert [pc.inp(0xE0 + n) for n in range(4)] == [0x44, 0x33, 0x22, 0x11]
+    pc.out(0xE1, 0xAABB, 2)
+    assert pc.inp(0xE0, 4) == 0x11AABB44
+    pc.out(0xE8, 0x55)
+    assert (pc.inp(0xE8), pc.inp(0xE0, 4)) == (0x55, 0x11AABB55)
+    pc.out(0xE4, 0x1000, 4)
+    assert pc.inp(0xE0, 4) == 0x11AABB55
+
+
+def test_the_window_of_test_suites_is_memory(pc):
+    bus = pc.chipset.mmio_of(0)
+    bus.write(0xFF00_0000, 8, 0x1122334455667788)
+    assert bus.read(0xFF00_0003, 2) == 0x4455
+    bus.write(0xFF00_FFFE, 4, 0xAABBCCDD)
+    assert bus.read(0xFF00_FFFE, 4) == 0xCCDD
+    assert bus.find(0xFF01_0000) is None

@@ -2,7 +2,7 @@ import re
 
 import pytest
 
-from turducken.system.console import Console, Watch
+from turducken.system.console import Console, Wanted, Watch
 
 
 def filled(data: bytes) -> tuple[Console, list[str]]:
@@ -38,10 +38,16 @@ def test_a_subscriber_can_leave() -> None:
     assert lines == ["one"]
 
 
-def watched(*lines: str, until: str | None = None, fail_on: str | None = None) -> list[object]:
-    found: list[object] = []
+def watch_for(
+    found: list[object], until: str | None = None, fail_on: str | None = None, **how: object
+) -> Watch:
     patterns = (re.compile(one) if one else None for one in (until, fail_on))
-    watch = Watch(*patterns, lambda name, line: found.append((name, line)))
+    return Watch(Wanted(*patterns, **how), lambda name, line: found.append((name, line)))
+
+
+def watched(*lines: str, **wanted: object) -> list[object]:
+    found: list[object] = []
+    watch = watch_for(found, **wanted)
     for line in lines:
         watch.line(line)
     return found
@@ -61,3 +67,30 @@ def test_the_first_line_that_matches_decides() -> None:
 
 def test_nothing_is_found_where_nothing_is_wanted() -> None:
     assert watched("anything") == []
+
+
+def test_so_many_lines_are_waited_for() -> None:
+    assert watched("ok 1", "no", "ok 1", "ok 2", until="ok", lines=2) == [("until", "ok 1")]
+
+
+def test_a_line_of_each_processor_is_waited_for() -> None:
+    lines = ("cpu0 done", "cpu0 done", "cpu1 done", "cpu2 done")
+    assert watched(*lines, until="done", lines=2, distinct=True) == [("until", "cpu1 done")]
+
+
+def test_a_prompt_counts_once_when_its_line_is_completed() -> None:
+    found: list[object] = []
+    watch = watch_for(found, until="login:", lines=2)
+    watch.unfinished("login: ")
+    watch.line("login: root")
+    assert found == []
+    watch.unfinished("login: ")
+    assert found == [("until", "login: ")]
+
+
+def test_a_line_is_judged_again_when_more_of_it_is_there() -> None:
+    found: list[object] = []
+    watch = watch_for(found, until="done")
+    watch.unfinished("nearly ")
+    watch.line("nearly done")
+    assert found == [("until", "nearly done")]

@@ -30,6 +30,12 @@ def test_debug_exit(mode: Mode, code: int, status: int) -> None:
     assert (result.outcome, result.code, result.exit_status) == (Outcome.GUEST_EXIT, code, status)
 
 
+def test_another_value_may_stand_for_success() -> None:
+    stops = Stops(max_instructions=2_000_000, success_code=0x10)
+    assert run(leave(0x10), Mode.BARE, stops).exit_status == 0
+    assert run(leave(0), Mode.BARE, stops).exit_status == 1
+
+
 @BOTH
 def test_triple_fault(mode: Mode) -> None:
     result = run(UNDEFINED, mode)

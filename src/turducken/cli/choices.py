@@ -1,6 +1,5 @@
 """The options that say what a system is made of, shared by the commands that make one."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -14,15 +13,13 @@ from turducken.apps import BUILT_IN, AppRequest, parse_request
 from turducken.cli.errors import InputError
 from turducken.hypervisor import POLICIES as SHADOW_POLICIES
 from turducken.hypervisor import ShadowPolicyName
-from turducken.machine.boot import Module
-from turducken.machine.boot.container import read_file
+from turducken.machine.boot import Module, load_module
 from turducken.mmu.policy import POLICIES
 from turducken.symbols import read_symbols
 from turducken.system import (
     DEFAULT_IMAGE,
     DEFAULT_MODE,
     Mode,
-    Stops,
     SystemOptions,
     find_image,
     parse_size,
@@ -32,7 +29,7 @@ from turducken.system.options import NOTED_ADDRESSES
 from turducken.vmx.profile import list_profiles, load_profile
 
 _PHYSICAL_END = 1 << 52
-_MACHINE, _STOP, SHOW = "The machine", "When to stop", "What to show"
+_MACHINE, SHOW = "The machine", "What to show"
 
 Image = Annotated[
     str,
@@ -170,30 +167,6 @@ Sanitize = Annotated[
         "that out; --sanitize=strict: status 1 where there is one.",
     ),
 ]
-Until = Annotated[
-    str | None,
-    typer.Option(metavar="REGEX", rich_help_panel=_STOP, help="A line of the console: status 0."),
-]
-FailOn = Annotated[
-    str | None,
-    typer.Option(metavar="REGEX", rich_help_panel=_STOP, help="A line of the console: status 1."),
-]
-MaxInstructions = Annotated[
-    int | None,
-    typer.Option(
-        metavar="N",
-        rich_help_panel=_STOP,
-        help="Stop after exactly so many, of all processors together: status 3.",
-    ),
-]
-Timeout = Annotated[
-    float | None,
-    typer.Option(
-        metavar="SECONDS",
-        rich_help_panel=_STOP,
-        help="Stop after so many seconds of this host's time: status 3.",
-    ),
-]
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,22 +235,14 @@ def _address(text: str) -> int:
 def read_module(argument: str) -> Module:
     """Return the module that ``FILE[:TEXT]`` names; FILE may have colons if there is no TEXT."""
     name, text = argument, ""
-    if ":" in argument and not Path(argument).exists():
+    if ":" in argument and not _exists(argument):
         name, text = argument.split(":", 1)
-    return Module(Path(name).name, read_file(name), text)
+    return load_module(name, text)
 
 
-def make_stops(until: str | None, fail_on: str | None, max_instructions: int | None) -> Stops:
-    """Return what is to end a run."""
-    if max_instructions is not None and max_instructions < 1:
-        raise InputError(f"--max-instructions {max_instructions}: at least one is needed")
-    return Stops(_pattern("--until", until), _pattern("--fail-on", fail_on), max_instructions)
-
-
-def _pattern(option: str, text: str | None) -> re.Pattern[str] | None:
-    if text is None:
-        return None
+def _exists(name: str) -> bool:
+    """Tell whether there is such a file; what is too long for a name is none."""
     try:
-        return re.compile(text)
-    except (re.error, OverflowError, RecursionError) as error:
-        raise InputError(f"{option} {text!r}: not a regular expression: {error}") from None
+        return Path(name).exists()
+    except (OSError, ValueError):
+        return False

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from turducken.cli import choices
+from turducken.cli import choices, stopping
 from turducken.cli.output import output_file
 from turducken.cli.statuses import exit_statuses
 from turducken.cli.teaching import command_with
@@ -51,9 +51,12 @@ def compare(
     tlb: choices.Tlb = "keep",
     shadow: choices.Shadow = "cached",
     seed: choices.Seed = 0,
-    until: choices.Until = None,
-    fail_on: choices.FailOn = None,
-    max_instructions: choices.MaxInstructions = None,
+    until: stopping.Until = None,
+    fail_on: stopping.FailOn = None,
+    max_instructions: stopping.MaxInstructions = None,
+    until_count: stopping.UntilCount = 1,
+    until_all: stopping.UntilAll = False,
+    success_code: stopping.SuccessCode = "0",
     json: JsonOption = None,
     quiet: Quiet = False,
 ) -> int:
@@ -61,7 +64,9 @@ def compare(
     chosen = choices.SystemChoices(
         image, Mode.NESTED, cpus, memory, cmdline, tuple(module), profile, tlb, shadow, seed
     )
-    stops = choices.make_stops(until, fail_on, max_instructions)
+    stops = stopping.StopChoices(
+        until, fail_on, max_instructions, until_count, until_all, success_code
+    ).resolve()
     options = chosen.resolve()
     with output_file("--json", json) as file:
         found = compare_runs(options, stops)

@@ -8,7 +8,7 @@ from typing import IO, TYPE_CHECKING, Annotated
 
 import typer
 
-from turducken.cli import choices, linux_options, tracing
+from turducken.cli import choices, linux_options, stopping, tracing
 from turducken.cli.ending import check_timeout, ended_from_outside
 from turducken.cli.errors import InputError
 from turducken.cli.output import STDOUT, output_file
@@ -83,10 +83,13 @@ def run(
     shadow: choices.Shadow = "cached",
     seed: choices.Seed = 0,
     apps: choices.Apps = [],  # noqa: B006 - Typer copies it
-    until: choices.Until = None,
-    fail_on: choices.FailOn = None,
-    max_instructions: choices.MaxInstructions = None,
-    timeout: choices.Timeout = None,
+    until: stopping.Until = None,
+    fail_on: stopping.FailOn = None,
+    max_instructions: stopping.MaxInstructions = None,
+    timeout: stopping.Timeout = None,
+    until_count: stopping.UntilCount = 1,
+    until_all: stopping.UntilAll = False,
+    success_code: stopping.SuccessCode = "0",
     console: ConsoleOption = None,
     json: JsonOption = None,
     quiet: Quiet = False,
@@ -121,7 +124,9 @@ def run(
         tuple(apps),
         tuple(symbols),
     )
-    stops = choices.make_stops(until, fail_on, max_instructions)
+    stops = stopping.StopChoices(
+        until, fail_on, max_instructions, until_count, until_all, success_code
+    ).resolve()
     is_shown = not quiet and STDOUT not in (console, json)
     if console == json == STDOUT:
         raise InputError("--console - and --json -: standard output can take only one of them")

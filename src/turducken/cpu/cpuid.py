@@ -1,5 +1,7 @@
 """CPUID: what the processor says of itself: SDM 2A, "CPUID - CPU Identification"."""
 
+from math import gcd
+
 from turducken.arch.registers import CR4
 from turducken.cpu.performance import PerformanceMonitor
 from turducken.vmx.profile import Profile
@@ -8,9 +10,6 @@ Leaf = tuple[int, int, int, int]
 
 _MAX_BASIC, _MAX_EXTENDED = 0x16, 0x8000_0008
 TSC_HERTZ = 1_000_000_000
-CRYSTAL_HERTZ = 25_000_000
-"""The core crystal clock, which the APIC timer counts: leaf 15H."""
-
 _ECX_1 = {
     "sse3": 0,
     "pclmulqdq": 1,
@@ -90,7 +89,7 @@ class Cpuid:
             0xA: PerformanceMonitor(self._profile).leaf,
             0xB: lambda: self._topology(ecx),
             0xD: lambda: self._xsave(ecx),
-            0x15: lambda: (1, TSC_HERTZ // CRYSTAL_HERTZ, CRYSTAL_HERTZ, 0),
+            0x15: self._crystal,
             0x16: lambda: (1000, 1000, 100, 0),
             0x8000_0000: lambda: (_MAX_EXTENDED, 0, 0, 0),
             0x8000_0001: self._extended,
@@ -105,6 +104,12 @@ class Cpuid:
             answer = known.get(eax)
             return answer() if answer else (0, 0, 0, 0)
         return known[0x16]()
+
+    def _crystal(self) -> Leaf:
+        """Core crystal clock: its ratio to the TSC, and its frequency, which the APIC timer has."""
+        crystal = self._profile.cpu.apic_timer_hertz
+        common = gcd(TSC_HERTZ, crystal)
+        return crystal // common, TSC_HERTZ // common, crystal, 0
 
     def _vendor(self) -> Leaf:
         vendor = self._profile.cpu.vendor

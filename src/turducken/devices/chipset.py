@@ -29,6 +29,7 @@ from turducken.devices.lines import (
     IsaLine,
 )
 from turducken.devices.local_apic import LocalApic
+from turducken.devices.pc_testdev import PcTestPorts, PcTestWindow
 from turducken.devices.pci import PciConfiguration
 from turducken.devices.pic import PicPair
 from turducken.devices.pit import Pit
@@ -177,6 +178,8 @@ class Chipset:
         self.shutdown = ShutdownPort(out.power_off)
         self.system_control = SystemControlA(out.reset)
         self.dma = Latches(DMA_PORTS)
+        self.test_ports = PcTestPorts()
+        self.test_window = PcTestWindow()
         self.interrupt_test = InterruptTestPorts([self._line(irq) for irq in range(ISA_LINES)])
 
     def _attach(self) -> None:
@@ -199,6 +202,7 @@ class Chipset:
             self.shutdown,
             self.system_control,
             self.dma,
+            self.test_ports,
             self.interrupt_test,
         ):
             self.ports.attach(device)
@@ -208,6 +212,7 @@ class Chipset:
         bus = MmioBus(self._outputs.unclaimed)
         bus.attach(apic)
         bus.attach(self.io_apic)
+        bus.attach(self.test_window)
         return bus
 
     def mmio_of(self, processor: int) -> MmioBus:

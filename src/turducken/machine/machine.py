@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
-from turducken.cpu.cpuid import CRYSTAL_HERTZ
 from turducken.cpu.engine import LONGEST_BLOCK
 from turducken.cpu.intercepts import HANDLERS
 from turducken.cpu.processor import Parts, Processor
@@ -170,7 +169,7 @@ class Machine:
             x2apic=profile.features.x2apic,
             tsc_deadline=profile.features.tsc_deadline,
             maxphyaddr=profile.cpu.physical_address_bits,
-            timer_hertz=CRYSTAL_HERTZ,
+            timer_hertz=profile.cpu.apic_timer_hertz,
         )
         return Chipset(
             self.memory,

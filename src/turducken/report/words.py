@@ -18,8 +18,8 @@ _OUTCOMES = {
 def outcome_in_words(result: Result) -> str:
     """Return how a run ended."""
     if result.outcome is Outcome.GUEST_EXIT:
-        verdict = "success" if result.code == 0 else "failure"
-        return f"the guest ended the run with {result.code} ({verdict})"
+        verdict = "success" if result.code == result.success_code else "failure"
+        return f"the guest ended the run with {result.code} ({verdict}{_of_qemu(result.code)})"
     if result.outcome in (Outcome.UNTIL, Outcome.FAIL_ON):
         return f"--{result.outcome.value} matched: {result.matched}"
     if result.outcome is Outcome.INTERRUPTED:
@@ -28,6 +28,11 @@ def outcome_in_words(result: Result) -> str:
     if result.outcome is Outcome.TRIPLE_FAULT and told:
         return "; ".join(f"processor {one.processor} was stopped: {one.why}" for one in told)
     return _OUTCOMES[result.outcome]
+
+
+def _of_qemu(code: int) -> str:
+    """Return the status that test suites' own scripts know a debug-exit value by."""
+    return f"; QEMU's status would be {code << 1 & 0xFF | 1}" if code else ""
 
 
 def signal_name(number: int) -> str:

@@ -13,7 +13,7 @@ from turducken.machine.boot import BootState
 from turducken.machine.machine import Machine, MachineOptions, Outcome
 from turducken.symbols import Names
 from turducken.system import diagnosing, nested, start
-from turducken.system.console import Console, Watch
+from turducken.system.console import Console, Wanted, Watch
 from turducken.system.errors import CutShort, SetupError
 from turducken.system.options import Mode, SystemOptions
 from turducken.system.result import ExitCount, ProcessorResult, Result, TlbTotals
@@ -31,11 +31,23 @@ _QUANTUM, _QUANTUM_ALONE = 10_000, 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class Stops:
-    """What ends a run besides the guest: patterns in lines of its console, and a limit."""
+    """What ends a run besides the guest: patterns in lines of its console, and a limit.
+
+    ``until`` is to match ``until_count`` lines; with ``until_all``, as many different lines as
+    there are processors. ``success_code`` is the debug-exit value that stands for success.
+    """
 
     until: re.Pattern[str] | None = None
     fail_on: re.Pattern[str] | None = None
     max_instructions: int | None = None
+    until_count: int = 1
+    until_all: bool = False
+    success_code: int = 0
+
+    def wanted(self, processors: int) -> Wanted:
+        """Return what to look for in the console of so many processors."""
+        lines = processors if self.until_all else self.until_count
+        return Wanted(self.until, self.fail_on, lines, self.until_all)
 
 
 class System:
@@ -63,6 +75,7 @@ class System:
             self.diagnoses = diagnosing.collect(self.machine, self.hypervisor)
         self.host_seconds = 0.0
         self.is_running = False
+        self._stops = Stops()
 
     def run(self, stops: Stops | None = None, on_turn: Callable[[], None] | None = None) -> Result:
         """Run to the end; ``on_turn`` is called whenever every processor has had a turn.
@@ -71,7 +84,8 @@ class System:
         with a `CutShort` raised while ``is_running``.
         """
         stops = stops or Stops()
-        watch = Watch(stops.until, stops.fail_on, self._found)
+        self._stops = stops
+        watch = Watch(stops.wanted(self.options.cpus), self._found)
         lines = self.console.subscribe(watch.line)
         began = time.perf_counter()
         try:
@@ -111,6 +125,7 @@ class System:
         return Result(
             outcome=machine.stop.outcome or Outcome.LIMIT,
             code=machine.stop.code,
+            success_code=self._stops.success_code,
             matched=self.matched,
             cpus=tuple(self._processor_result(one) for one in machine.processors),
             exits=self.exit_counts(),
@@ -172,7 +187,7 @@ class _Idleness:
             self._written, self._written_at, self._is_judged = written, now, False
         elif not self._is_judged and now - self._written_at >= PROMPT_NANOSECONDS:
             self._is_judged = True
-            watch.line(self._console.unfinished)
+            watch.unfinished(self._console.unfinished)
 
     def _look_at_processors(self, now: int) -> None:
         executed = self._machine.instructions

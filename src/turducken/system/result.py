@@ -66,6 +66,8 @@ class Result:
     journeys: Sequence[Explanation] = field(default=())
     """Where L2's addresses went (nested mode)."""
     unclaimed: Sequence[Unclaimed] = field(default=())
+    success_code: int = 0
+    """The debug-exit value that stands for success."""
     stopped: Sequence[L1Stopped] = field(default=())
     """Processors of L1's that L0 has given up, and why (nested mode)."""
     diagnoses: Sequence[Sighting] = field(default=())
@@ -89,5 +91,5 @@ class Result:
         if self.outcome is Outcome.INTERRUPTED:
             return SIGNAL_STATUS + self.code
         if self.outcome is Outcome.GUEST_EXIT:
-            return SUCCESS_STATUS if self.code == 0 else FAILURE_STATUS
+            return SUCCESS_STATUS if self.code == self.success_code else FAILURE_STATUS
         return SUCCESS_STATUS if self.outcome in SUCCESSES else FAILURE_STATUS

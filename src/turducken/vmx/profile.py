@@ -57,6 +57,7 @@ _RANGES: dict[str, tuple[int, int]] = {
     "cpu.linear_address_bits": (48, 57),
     "cpu.performance_counters": (0, 8),
     "cpu.fixed_counters": (0, 4),
+    "cpu.apic_timer_hertz": (1_000_000, 1_000_000_000),
     "vmx.misc.revision": (0, 0x7FFF_FFFF),
     "vmx.misc.preemption_timer_shift": (0, 31),
     "vmx.misc.cr3_targets": (0, 256),

@@ -38,6 +38,8 @@ class Cpu:
     performance_counters: int = 0
     """General-purpose counters; with none there is no performance monitoring."""
     fixed_counters: int = 0
+    apic_timer_hertz: int = 100_000_000
+    """What the APIC timer counts before its divider: the bus or core crystal clock."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,8 +60,12 @@ def load_image(path: Path | str, version: int | None = None) -> AnyImage:
 
 
 def load_module(path: Path | str, text: str = "") -> Module:
-    """Read a module from a file, as it is; ImageError where it cannot be read."""
-    return Module(Path(path).name, read_file(path), text)
+    """Read a module from a file, unpacked if it is a gzip file, as GRUB does it.
+
+    ImageError where it cannot be read.
+    """
+    name = Path(path).name
+    return Module(name, unpack(read_file(path), name), text)
 
 
 def parse_image(data: bytes, name: str, version: int | None = None) -> AnyImage:

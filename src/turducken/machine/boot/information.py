@@ -13,6 +13,10 @@ EGA_TEXT = 2
 """Framebuffer type: what an image that wants video is told of the VGA text screen."""
 
 
+FIRST_DISK, NO_PARTITION = 0x80, 0xFF
+"""BIOS drive number and partition that a loader names as those it was loaded from."""
+
+
 @dataclass(frozen=True, slots=True)
 class Information:
     """What the image is told; ``table_addresses`` are where its symbol tables were loaded."""

@@ -5,7 +5,9 @@ import struct
 from turducken.bits import Layout, bit, reserved
 from turducken.machine.boot.information import (
     EGA_TEXT,
+    FIRST_DISK,
     LOADER_NAME,
+    NO_PARTITION,
     TEXT_BITS,
     TEXT_BUFFER,
     TEXT_COLUMNS,
@@ -36,7 +38,7 @@ FLAGS = Layout(
 )
 
 SIZE = 120
-_MEMORY, _COMMAND_LINE, _MODULES, _SECTIONS, _MAP = 4, 16, 20, 28, 44
+_MEMORY, _DEVICE, _COMMAND_LINE, _MODULES, _SECTIONS, _MAP = 4, 12, 16, 20, 28, 44
 _LOADER, _FRAMEBUFFER = 64, 88
 _MAP_ENTRY_SIZE = 24
 
@@ -74,6 +76,8 @@ def build(told: Information, base: int) -> bytes:
     """Return the structure and all that it points to, for physical address ``base``."""
     builder = _Builder(base)
     _add_memory(builder, told)
+    builder.flag("BOOT_DEVICE")
+    builder.put_bytes(_DEVICE, bytes((NO_PARTITION, NO_PARTITION, NO_PARTITION, FIRST_DISK)))
     builder.flag("COMMAND_LINE")
     builder.put(_COMMAND_LINE, builder.append(c_string(told.command_line)))
     _add_modules(builder, told)

@@ -5,6 +5,7 @@ from enum import IntEnum
 
 from turducken.machine.boot.information import (
     EGA_TEXT,
+    FIRST_DISK,
     LOADER_NAME,
     TEXT_BITS,
     TEXT_BUFFER,
@@ -17,6 +18,8 @@ from turducken.machine.boot.information import (
 from turducken.machine.firmware.acpi import RSDP_V1_SIZE
 
 ALIGN = 8
+_ALL_ONES = 0xFFFF_FFFF
+"""No partition."""
 
 
 class Tag(IntEnum):
@@ -27,6 +30,7 @@ class Tag(IntEnum):
     LOADER_NAME = 2
     MODULE = 3
     MEMORY = 4
+    BOOT_DEVICE = 5
     MEMORY_MAP = 6
     FRAMEBUFFER = 8
     ELF_SECTIONS = 9
@@ -50,6 +54,7 @@ def build(told: Information) -> bytes:
             Tag.MEMORY,
             struct.pack("<II", told.memory_map.lower_kib, told.memory_map.upper_kib),
         ),
+        _tag(Tag.BOOT_DEVICE, struct.pack("<III", FIRST_DISK, _ALL_ONES, _ALL_ONES)),
         _memory_map(told),
         *_sections(told),
         *_acpi(told.rsdp),
