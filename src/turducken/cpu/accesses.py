@@ -64,6 +64,8 @@ class Accesses:
             return None
         if p.policy.evicted():
             p.engine.is_stale = True
+        grants = p.engine.grants
+        grants.source = grants.common if mmu.is_global(page, found) else grants.local
         shift = found.shift
         place = (found.page | page & ((1 << shift) - 1)) & ~PAGE_OFFSET_MASK
         if shift >= LARGE_SHIFT and kind != FETCH:

@@ -4,17 +4,19 @@ SDM 3A, "Control Registers"; SDM 2B, "MOV - Move to/from Control Registers". Fun
 or what the instruction causes instead; nothing has changed in that case.
 """
 
+from dataclasses import astuple
 from typing import TYPE_CHECKING
 
 from turducken.arch.exceptions import Vector
 from turducken.arch.registers import CR0, CR3, CR4, EFER
 from turducken.cpu.engine import SegmentIndex
+from turducken.cpu.engine.grants import GrantTable
 from turducken.cpu.events import Event, exception
 from turducken.mmu.context import Context
 from turducken.mmu.faults import Fault
 from turducken.mmu.mmu import EptSetup
 from turducken.mmu.rights import AccessMode
-from turducken.mmu.tlb import Mapping
+from turducken.mmu.tlb import Mapping, Space
 from turducken.paging import formats
 
 if TYPE_CHECKING:
@@ -59,12 +61,43 @@ def sync_mmu(p: "Processor") -> None:
     mmu.use(context, cr3)
     mmu.enable_globals(enabled=bool(cr4 & _PGE))
     mmu.apic_access_page = guest.apic_access_page if guest is not None else None
-    p.engine.is_stale = True
+    if mmu.keeps_answers:
+        if p.engine.grants.use(*_tables(p, context)):
+            p.engine.is_switched = True
+    else:
+        p.engine.is_stale = True
 
 
 _REMEMBERED = 256
 Key = tuple[int, int, int, int]
 """What of CR0, CR4, IA32_EFER and PKRU decides how linear addresses are translated."""
+
+
+def _tables(p: "Processor", context: Context) -> tuple[GrantTable, GrantTable]:
+    """Return what the engine has been told of translations in ``context``.
+
+    Those that come from global pages are in the second one.
+    """
+    found = p.engine.grants.by_context.get(context)
+    if found is None:
+        if len(p.engine.grants.by_context) >= _REMEMBERED:
+            p.engine.grants.by_context.clear()
+        own = context.space
+        if context.paging is None and context.physical_space is not None:
+            own = context.physical_space
+        found = _table(p, context, own), _table(p, context, context.global_space)
+        p.engine.grants.by_context[context] = found
+    return found
+
+
+def _table(p: "Processor", context: Context, space: Space) -> GrantTable:
+    paging = None if context.paging is None else context.paging.name
+    name = (paging, astuple(context.mode), context.ept, p.mmu.apic_access_page)
+    table = space.watchers.get(name)
+    if table is None:
+        table = space.watchers[name] = p.engine.grants.new_table()
+    assert isinstance(table, GrantTable)
+    return table
 
 
 def _context(p: "Processor", key: Key, pcid: int) -> Context:

@@ -482,8 +482,7 @@ class Processor:
         state = self.state
         linear = linear_address(state, SegmentIndex.CS, state.rip)
         offset = linear & PAGE_OFFSET_MASK
-        engine = self.engine
-        place = None if engine.is_stale else engine.fetched.get(linear - offset)
+        place = self.engine.fetched(linear - offset)
         if place is not None and offset <= PAGE_SIZE - MAX_INSTRUCTION:
             # The engine fetches from this page, so it has been translated.
             return self.memory.read(place + offset, MAX_INSTRUCTION)
@@ -561,7 +560,10 @@ class Processor:
         return self.guest.vpid if self.guest is not None else 0
 
     def _forget_translations(self) -> None:
-        self.engine.is_stale = True
+        if self.mmu.keeps_answers:
+            self.engine.is_switched = True
+        else:
+            self.engine.is_stale = True
 
 
 def _segment_allows(segment: Segment, offset: int, size: int, write: bool) -> bool:

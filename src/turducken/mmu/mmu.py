@@ -173,6 +173,15 @@ class Mmu:
         """Tell whether what `translate` finds for one access holds for others to the same page."""
         return self.apic_access_page is None
 
+    keeps_answers = True
+    """What `translate` has found may be used again, unasked, for as long as the TLB holds it."""
+
+    def is_global(self, address: int, mapping: Mapping) -> bool:
+        """Tell whether what `translate` found for ``address`` is there for every PCID."""
+        if not mapping.leaf & _G or self.paging is None:
+            return False
+        return self._space.find(address & self.address_mask) is not mapping
+
     def enable_globals(self, *, enabled: bool) -> None:
         """Follow CR4.PGE."""
         self._has_globals = enabled

@@ -23,6 +23,7 @@ class ObservedMmu(Mmu):
     observer: AccessObserver | None = None
 
     answers_for_whole_pages = False
+    keeps_answers = False
 
     def translate(self, access: Access) -> Mapping | Fault:
         """See `Mmu.translate`."""

@@ -10,7 +10,7 @@ drop. What may be dropped beyond that is the policy's choice (`turducken.mmu.pol
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from turducken.paging.walker import Start
 
@@ -63,14 +63,25 @@ class Mapping:
     whole_shift: int = 0
 
 
+class SpaceWatcher(Protocol):
+    """Learns of what a `Space` no longer holds."""
+
+    def cleared(self) -> None:
+        """Everything was dropped."""
+
+    def dropped(self, shift: int, page: int) -> None:
+        """A page of ``1 << shift`` bytes was dropped, by its number."""
+
+
 class Space:
     """The mappings with one tag: pages by size and number, structure entries by cache and number.
 
     A space that holds anything is listed in ``live`` under its ``tag`` (of the kind that the caller
-    uses there). ``changes`` grows whenever `find` may find something else.
+    uses there). ``changes`` grows whenever `find` may find something else. ``watchers`` are told of
+    every page that is dropped; each has a name of its maker's choice.
     """
 
-    __slots__ = ("_live", "_parts", "_tag", "changes", "pages", "structures")
+    __slots__ = ("_live", "_parts", "_tag", "changes", "pages", "structures", "watchers")
 
     def __init__(self, tag: object, live: "dict[Any, Space]") -> None:
         self.pages: dict[int, dict[int, Mapping]] = {}
@@ -79,6 +90,7 @@ class Space:
         self._tag = tag
         self._live = live
         self.changes = 0
+        self.watchers: dict[object, SpaceWatcher] = {}
 
     def find(self, address: int) -> Mapping | None:
         """Return the mapping of the page that holds ``address``, smallest page first."""
@@ -115,7 +127,12 @@ class Space:
             return False
         del pages[number]
         self.changes += 1
+        self._tell(shift, number)
         return True
+
+    def _tell(self, shift: int, number: int) -> None:
+        for watcher in self.watchers.values():
+            watcher.dropped(shift, number)
 
     def forget(self, address: int, *, whole: bool = True) -> int:
         """Drop the mappings, of any size, of pages that hold ``address``; return how many.
@@ -129,10 +146,13 @@ class Space:
         for shift, pages in self.pages.items():
             if pages.pop(address >> shift, None) is not None:
                 dropped += 1
+                self._tell(shift, address >> shift)
         if whole and self._parts:
             for shift, pieces in self._parts.items():
                 for size, number in pieces.pop(address >> shift, ()):
-                    dropped += self.pages[size].pop(number, None) is not None
+                    if self.pages[size].pop(number, None) is not None:
+                        dropped += 1
+                        self._tell(size, number)
         return dropped
 
     def forget_structures(self, address: int | None = None) -> None:
@@ -151,6 +171,8 @@ class Space:
         self.structures.clear()
         self._parts.clear()
         self._live.pop(self._tag, None)
+        for watcher in self.watchers.values():
+            watcher.cleared()
         return dropped
 
     def __len__(self) -> int:

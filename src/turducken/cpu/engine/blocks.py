@@ -6,61 +6,55 @@ known of such a block is forgotten then, and found out when it is executed. Wher
 turns out to be two different blocks, nothing is remembered about it.
 """
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Annotated
 
-from turducken.cpu.engine import library
-from turducken.cpu.engine.native import generate
+from turducken.cpu.engine.hot import HOT
+from turducken.native import U16, U64, Record
 
-_KEY_SHIFT = 48
 SLOTS = 1 << 16
-TABLE = 6
-"""Where the table begins in the data block of `Budget`, in words."""
-
-_FUNCTION = f"""
-define void @translated(i8* %engine, i8* %block, i8* %before, i64* %data) {{
-  %pcp = bitcast i8* %block to i64*
-  %address = load i64, i64* %pcp
-  %sizeat = getelementptr i8, i8* %block, i64 10
-  %sizep = bitcast i8* %sizeat to i16*
-  %size16 = load i16, i16* %sizep
-  %size64 = zext i16 %size16 to i64
-  %shifted = shl i64 %size64, {_KEY_SHIFT}
-  %key = xor i64 %address, %shifted
-  %upper = lshr i64 %address, 12
-  %mixed = xor i64 %upper, %address
-  %slot = and i64 %mixed, {SLOTS - 1}
-  %double = shl i64 %slot, 1
-  %base = add i64 %double, {TABLE}
-  %keyp = getelementptr i64, i64* %data, i64 %base
-  %found = load i64, i64* %keyp
-  %same = icmp eq i64 %found, %key
-  br i1 %same, label %forget, label %done
-forget:
-  store i64 0, i64* %keyp
-  br label %done
-done:
-  ret void
-}}
-"""
+_KEY_SHIFT = 48
 
 
-def place_of(address: int, size: int) -> tuple[int, int]:
-    """Return where a block's entry is in the data block, and its key there."""
-    key = address ^ size << _KEY_SHIFT
-    if key >= 1 << 63:
-        key -= 1 << 64
-    return TABLE + 2 * ((address ^ address >> 12) & SLOTS - 1), key
+class Block(Record):
+    """A block whose instructions have been counted."""
+
+    key: U64
+    instructions: U64
 
 
-def translation_hook(words: "memoryview[int]", *, native: bool) -> Any:
-    """Return the function that the engine calls when it has translated a block."""
+class BlockTable(Record):
+    """Blocks by their linear addresses."""
 
-    def forget(_engine: int, block: Any, _before: Any, _data: int) -> None:
-        slot, key = place_of(block[0].pc, block[0].size)
-        if words[slot] == key:
-            words[slot] = 0
+    blocks: Annotated[Sequence[Block], SLOTS]
 
-    return (generate("translated", _FUNCTION) if native else None) or library.EDGE_HOOK(forget)
+
+class Translation(Record):
+    """What the engine says of a block that it has translated."""
+
+    begin: U64
+    instructions: U16
+    size: U16
+
+
+@HOT.compiled
+def key_of_block(address: U64, size: U64) -> U64:
+    """Return what a block is known by."""
+    return address ^ size << _KEY_SHIFT
+
+
+@HOT.compiled
+def block_at(table: BlockTable, address: U64) -> Block:
+    """Return the one block that is remembered of those at such addresses."""
+    return table.blocks[(address ^ address >> 12) & SLOTS - 1]
+
+
+@HOT.exported
+def forget_block(engine: U64, translation: Translation, before: U64, table: BlockTable) -> None:
+    """Forget what was known where a block has been translated: the engine's hook for that."""
+    block = block_at(table, translation.begin)
+    if block.key == key_of_block(translation.begin, translation.size):
+        block.key = 0
 
 
 class Blocks:

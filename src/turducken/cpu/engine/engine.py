@@ -11,10 +11,11 @@ from turducken.cpu.engine import library
 from turducken.cpu.engine.blocks import Blocks
 from turducken.cpu.engine.budget import Budget
 from turducken.cpu.engine.field_access import FieldAccess
-from turducken.cpu.engine.grants import LARGE_SHIFT, Grants
+from turducken.cpu.engine.grants import EXECUTE, LARGE_SHIFT, Answer, Grants
 from turducken.cpu.engine.guestmode import enter_guest_mode
 from turducken.cpu.engine.selfcheck import check_layout
 from turducken.cpu.engine.state import RIP, Checkpoint, State
+from turducken.cpu.engine.traps import Traps
 from turducken.memory import PhysicalMemory
 
 _DEVICE_WINDOW = 1 << 46
@@ -95,12 +96,12 @@ class EngineHost(Protocol):
 class Engine:
     """Executes one processor's instructions over the machine's RAM.
 
-    ``state`` is the register file between runs. Set ``is_stale`` when translations changed: the
-    next run then asks `EngineHost.fill` again for everything; ``is_code_stale`` when somebody else
-    wrote to code that this engine has translated. ``fetched`` holds the pages that it fetches from
-    at present: linear page to host-physical page. ``fault_address`` and
-    ``fault_kind`` describe the access that `EngineHost.fill` refused, ``executed`` the number of
-    instructions begun so far.
+    ``state`` is the register file between runs. Set ``is_switched`` when ``grants`` answer
+    otherwise than before, from other tables or because something was dropped; ``is_stale`` when
+    none of their answers holds: the next run then asks `EngineHost.fill` again for everything;
+    ``is_code_stale`` when somebody else wrote to code that this engine has translated.
+    ``fault_address`` and ``fault_kind`` describe the access that `EngineHost.fill` refused,
+    ``executed`` the number of instructions begun so far.
     """
 
     def __init__(self, memory: PhysicalMemory, host: EngineHost, *, native: bool = True) -> None:
@@ -115,9 +116,9 @@ class Engine:
         self._error: BaseException | None = None
         self.fault_kind = 0
         self.executed = 0
+        self.is_switched = False
         self.is_stale = False
         self.is_code_stale = False
-        self.fetched: dict[int, int] = {}
         self._stored: dict[int, int] = {}
         self._stored_large: dict[int, int] = {}
         self._blocks = Blocks()
@@ -125,15 +126,18 @@ class Engine:
         self._is_stepping = self._can_step = False
         self._map_memory()
         self.state = State(self._handle)
-        self._budget = Budget(
-            self._handle, self.state.flags_address, self._new_block, native=native
-        )
+        self._budget = Budget(self.state.address, self._new_block, native=native)
         self._checkpoint = Checkpoint(self._handle)
-        self.fields = FieldAccess(
-            self.state.address, self._budget.data, self._on_interrupt, native=native
+        self.grants = Grants(self.state, library.FILL_HOOK(self._on_fill), native=native)
+        self._traps = Traps(
+            self.state.address,
+            self._budget.words,
+            self.grants.words,
+            self._on_interrupt,
+            native=native,
         )
-        self._fill = library.FILL_HOOK(self._on_fill)
-        self.grants = Grants(self.state, self._fill, native=native)
+        self._traps.know_ram(self._ram, memory.regions[0].size)
+        self.fields = FieldAccess(self._traps.words)
         self._add_hooks()
         self._budget.left = 1 << 62
         enter_guest_mode(self._engine, self._handle, self.state)
@@ -164,7 +168,7 @@ class Engine:
     def _add_hooks(self) -> None:
         for kind, owner in (
             (unicorn_const.UC_HOOK_TLB_FILL, self.grants),
-            (unicorn_const.UC_HOOK_INTR, self.fields),
+            (unicorn_const.UC_HOOK_INTR, self._traps),
             (unicorn_const.UC_HOOK_BLOCK, self._budget),
         ):
             library.add_hook(self._handle, kind, owner.hook, owner.data)
@@ -172,7 +176,7 @@ class Engine:
             self._handle,
             unicorn_const.UC_HOOK_EDGE_GENERATED,
             self._budget.translation_hook,
-            self._budget.data,
+            self._budget.translation_data,
         )
         self._in = library.IN_HOOK(self._on_in)
         self._out = library.OUT_HOOK(self._on_out)
@@ -189,7 +193,7 @@ class Engine:
         limit.watch(watched)
         self._can_step = False
         limit.left = self._running_budget = budget
-        self.fields.allow()
+        self._traps.allow()
         trap = self._run(0)
         left = limit.left  # read first: a signal's handler may call `request_stop` just before
         self.executed += self._running_budget - left
@@ -205,7 +209,7 @@ class Engine:
             library.flush_code(self._handle)
             self._can_step = True
         self._is_stepping = True
-        self.fields.forbid()
+        self._traps.forbid()
         begin = self.state.rip
         trap = self._run(1)
         if self.state.rip != begin and not _is_after_instruction(trap):
@@ -239,17 +243,21 @@ class Engine:
     def _run(self, count: int) -> int:
         state, handle = self.state, self._handle
         if self.is_code_stale:
-            self.is_code_stale = self.is_stale = False
+            self.is_code_stale = self.is_stale = self.is_switched = False
             self.flush_code()
         elif self.is_stale:
-            self.is_stale = False
+            self.is_stale = self.is_switched = False
             self.flush_tlb()
+        elif self.is_switched:
+            self.is_switched = False
+            library.flush_tlb(handle)
         state.forget_exception()
         self._trap = Trap.BUDGET
         self._aborted = False
         library.emu_start(handle, state.words[RIP], 0, 0, count)
         if self._aborted:
-            self.flush_tlb()
+            self.grants.resume()
+            library.flush_tlb(handle)
             self._checkpoint.restore()
         if self._error is not None:
             error, self._error = self._error, None
@@ -258,11 +266,9 @@ class Engine:
 
     def flush_tlb(self) -> None:
         """Make every access ask `EngineHost.fill` again."""
-        self.fetched.clear()
         self._stored.clear()
         self._stored_large.clear()
         self.grants.forget()
-        self.fields.forget_code()
         library.flush_tlb(self._handle)
 
     def refill(self) -> None:
@@ -288,7 +294,8 @@ class Engine:
         """
         self._checkpoint.take()
         self._aborted = True
-        self.flush_tlb()
+        self.grants.suspend()
+        library.flush_tlb(self._handle)
         self._stop(trap)
 
     def _fail(self, error: BaseException) -> None:
@@ -304,11 +311,12 @@ class Engine:
         _engine: int,
         page: int,
         access: int,
-        result: "ctypes._Pointer[ctypes.c_uint64]",
+        result: int,
         _data: int,
     ) -> bool:
+        answer = Answer.at(result)
         if self._is_entering:
-            result[0], result[1] = page, unicorn_const.UC_PROT_ALL
+            answer.target, answer.rights = page, unicorn_const.UC_PROT_ALL
             return True
         kind = _KINDS[access]
         target = None
@@ -316,7 +324,7 @@ class Engine:
             key = self.grants.key(page)
             known = self.grants.find(key, _NEEDED[kind])
             if known is not None:
-                result[0], result[1] = known
+                answer.target, answer.rights = known
                 return True
             try:
                 target = self._host.fill(page, kind)
@@ -330,17 +338,14 @@ class Engine:
             return False
         if not self._memory.is_ram(target):
             if kind == FETCH:
-                result[0], result[1] = _EMPTY_BUS, _GRANT[kind]
+                answer.target, answer.rights = _EMPTY_BUS, _GRANT[kind]
                 return True
             target = _DEVICE_WINDOW + min(target, _DEVICE_WINDOW - PAGE_SIZE)
-        elif kind == FETCH:
-            self.fetched[page] = target
-            self.fields.remember_code(page, self._host_address(target))
         elif kind == WRITE and self._stored.setdefault(target, page) != page:
             self._stored[target] = _MANY
-        result[0], result[1] = target, self.grants.add(key, target, _GRANT[kind])
-        if self.is_stale or self.is_code_stale:
-            self.fields.forbid()
+        answer.target, answer.rights = target, self.grants.add(key, target, _GRANT[kind])
+        if self.is_stale or self.is_code_stale or self.is_switched:
+            self._traps.forbid()
         return True
 
     def grant_large(self, page: int, target: int, kind: int) -> None:
@@ -354,6 +359,16 @@ class Engine:
                 number, begin = target >> LARGE_SHIFT, page >> LARGE_SHIFT
                 if self._stored_large.setdefault(number, begin) != begin:
                     self._stored_large[number] = _MANY
+
+    def fetched(self, page: int) -> int | None:
+        """Return the host-physical page that the engine fetches from at the linear ``page``.
+
+        None if it has not been told; this is what `EngineHost.fill` would answer.
+        """
+        if self.is_stale or self.is_code_stale:
+            return None
+        found = self.grants.find(self.grants.key(page), EXECUTE)
+        return None if found is None else found[0]
 
     def _host_address(self, place: int) -> int:
         """Return where the RAM at host-physical ``place`` is in this process."""
@@ -371,7 +386,7 @@ class Engine:
             self.fields.close()
 
     def _on_in(self, _engine: int, port: int, size: int, _data: int) -> int:
-        self.fields.forbid()
+        self._traps.forbid()
         if self._aborted:
             return 0
         try:
@@ -385,7 +400,7 @@ class Engine:
         return value
 
     def _on_out(self, _engine: int, port: int, size: int, value: int, _data: int) -> None:
-        self.fields.forbid()
+        self._traps.forbid()
         if self._aborted:
             return
         try:
@@ -395,7 +410,7 @@ class Engine:
             self._fail(error)
 
     def _on_mmio_read(self, _engine: int, offset: int, size: int, _data: int) -> int:
-        self.fields.forbid()
+        self._traps.forbid()
         try:
             return self._host.mmio_read(offset, size)
         except BaseException as error:
@@ -403,7 +418,7 @@ class Engine:
             return 0
 
     def _on_mmio_write(self, _engine: int, offset: int, size: int, value: int, _data: int) -> None:
-        self.fields.forbid()
+        self._traps.forbid()
         try:
             self._host.mmio_write(offset, size, value)
         except BaseException as error:
@@ -421,8 +436,8 @@ class Engine:
                 return None, False
         except BaseException as error:
             self._fail(error)
-        if self.is_stale or self.is_code_stale:
-            self.fields.forbid()
+        if self.is_stale or self.is_code_stale or self.is_switched:
+            self._traps.forbid()
         count = library.block_instructions(self._handle, address)
         return count, self._blocks.learn(address, size, place, count)
 
@@ -434,11 +449,11 @@ class Engine:
         """
         first, last = address & ~PAGE_OFFSET_MASK, address + size - 1 & ~PAGE_OFFSET_MASK
         for page in (first,) if first == last else (first, last):
-            target = self.fetched.get(page, -1)
+            target = self.fetched(page) or -1
             large = self._stored_large.get(target >> LARGE_SHIFT, page >> LARGE_SHIFT)
             if self._stored.get(target, page) != page or large != page >> LARGE_SHIFT:
                 self.refill()
-        return self.fetched.get(first)
+        return self.fetched(first)
 
 
 def _is_after_instruction(trap: int) -> bool:

@@ -7,7 +7,6 @@ modes it is run to its first intercept, and `State` must say then what was loade
 AMD64 Architecture Programmer's Manual 2, "Layout of VMCB".
 """
 
-import ctypes
 import os
 import struct
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 from unicorn import unicorn_const, x86_const
 
 from turducken.cpu.engine import library
+from turducken.cpu.engine.grants import Answer
 from turducken.cpu.engine.segments import Segment, SegmentIndex
 from turducken.cpu.engine.state import (
     CC_OP_EFLAGS,
@@ -181,10 +181,11 @@ class _Probe:
         _engine: int,
         page: int,
         _kind: int,
-        result: "ctypes._Pointer[ctypes.c_uint64]",
+        result: int,
         _data: int,
     ) -> bool:
-        result[0], result[1] = page, unicorn_const.UC_PROT_ALL
+        answer = Answer.at(result)
+        answer.target, answer.rights = page, unicorn_const.UC_PROT_ALL
         return page < _SIZE
 
     def _on_interrupt(self, _engine: int, number: int, _data: int) -> None:

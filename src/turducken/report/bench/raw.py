@@ -1,11 +1,11 @@
 """The instruction engine alone: what everything else is measured against."""
 
-import ctypes
 import time
 from collections.abc import Callable
 
 from turducken.address import PAGE_SIZE
 from turducken.cpu.engine import library
+from turducken.cpu.engine.grants import Answer
 
 _CODE, _DATA, _SIZE = 0x10_0000, 0x100_0000, 0x200_0000
 _HLT = b"\xf4"
@@ -38,10 +38,11 @@ class RawEngine:
         _engine: int,
         page: int,
         _access: int,
-        result: "ctypes._Pointer[ctypes.c_uint64]",
+        result: int,
         _data: int,
     ) -> bool:
-        result[0], result[1] = page, _ALL
+        answer = Answer.at(result)
+        answer.target, answer.rights = page, _ALL
         return True
 
     def _time(self, code: bytes, prepare: Callable[[], None] | None = None) -> float:
