@@ -49,15 +49,20 @@ class Unit:
         self._exported.append(function.__name__)
         return self.compiled(function)
 
+    @property
+    def is_native(self) -> bool:
+        """There is compiled code."""
+        if not self._is_tried:
+            self._is_tried = True
+            self._addresses = _code(self._functions, self._exported)
+        return self._addresses is not None
+
     def hook(self, function: Callable[..., Any], *, native: bool) -> Any:
         """Return a function that C can call: the compiled one, if there is one and ``native``."""
         kind = prototype(function)
-        if native:
-            if not self._is_tried:
-                self._is_tried = True
-                self._addresses = _code(self._functions, self._exported)
-            if self._addresses is not None:
-                return kind(self._addresses[function.__name__])
+        if native and self.is_native:
+            assert self._addresses is not None
+            return kind(self._addresses[function.__name__])
         return kind(_received(function))
 
 

@@ -147,10 +147,10 @@ class GrantTable:
     def dropped(self, shift: int, page: int) -> None:
         """Forget a page of ``1 << shift`` bytes, by its number."""
         if shift == PAGE_SHIFT:
-            begin = page << PAGE_SHIFT
-            found = [self.pages.pop(begin | mode, None) for mode in range(_MODES)]
-            if any(found):
-                self._grants.forget_page(self, begin)
+            for begin in _canonical(page << PAGE_SHIFT):
+                found = [self.pages.pop(begin | mode, None) for mode in range(_MODES)]
+                if any(found):
+                    self._grants.forget_page(self, begin)
         else:
             self.cleared()
 
@@ -271,6 +271,12 @@ class Grants:
 def _set_entry(entry: Entry, key: int, table: GrantTable, grant: Grant) -> None:
     entry.key, entry.owner = key & (1 << 64) - 1, table.number
     entry.target, entry.rights = grant
+
+
+def _canonical(address: int) -> tuple[int, ...]:
+    """Return the linear addresses that the TLB may know as ``address``, which it cuts."""
+    upper = [(1 << 64) - (1 << width) for width in (48, 57) if address >> width - 1 & 1]
+    return (address, *(address | one for one in upper))
 
 
 def _rights_to(grant: Grant | None, target: int) -> int:
