@@ -12,28 +12,25 @@ import numpy as np
 from turducken.arch.memory_types import MemoryType
 from turducken.inspect.chain import Stage
 from turducken.inspect.findings import Report, Severity
+from turducken.inspect.regions import plain, region_table
 from turducken.inspect.source import Region
+from turducken.inspect.type_rules import TypeRules
 from turducken.memory import Memory
 from turducken.paging import entries as e
 from turducken.paging import rights
 from turducken.paging.compare import Difference, compare
-from turducken.paging.compose import compose, outside, within
+from turducken.paging.compose import compose, within
 from turducken.paging.inventory import Inventory, take_inventory
 from turducken.paging.ranges import (
     DEFAULT_MAX_RANGES,
     Mapping,
-    Range,
     RangeTable,
     map_ranges,
     merge,
 )
 from turducken.paging.readers import Bools, Words, distinct
 from turducken.paging.survey import State
-from turducken.paging.walker import Stop, walk
-
-LEGACY_VIDEO = Region(0xA_0000, 0x2_0000)
-"""Never RAM on a PC, though a flat dump has bytes for it."""
-
+from turducken.paging.walker import walk
 
 MIN_RANGES = 1 << 16
 
@@ -46,43 +43,10 @@ class Surroundings:
     """Where there is RAM; None where that is not known."""
     hypervisor: RangeTable | Sequence[Region] = ()
     """Memory that nothing under the table may reach."""
-
-
-def region_table(regions: RangeTable | Sequence[Region]) -> RangeTable:
-    """Return regions as ranges that lead to themselves, ascending and united."""
-    if isinstance(regions, RangeTable):
-        return regions
-    merged: list[list[int]] = []
-    for base, size in sorted(one for one in regions if one.size > 0):
-        if merged and base <= merged[-1][0] + merged[-1][1]:
-            end = max(merged[-1][0] + merged[-1][1], base + size)
-            merged[-1][1] = end - merged[-1][0]
-        else:
-            merged.append([base, size])
-    starts = np.array([one[0] for one in merged], dtype=np.uint64)
-    return _plain(starts, np.array([one[1] for one in merged], dtype=np.uint64))
-
-
-def _plain(start: Words, size: Words) -> RangeTable:
-    zero = np.zeros(len(start), dtype=np.uint64)
-    return RangeTable(start, size, start, zero.astype(np.uint32), zero, zero, zero)
-
-
-def without_video(regions: Sequence[Region]) -> list[Region]:
-    """Return ``regions`` without the legacy video window."""
-    result = []
-    for one in regions:
-        low = Region(one.base, max(0, min(one.end, LEGACY_VIDEO.base) - one.base))
-        base = max(one.base, LEGACY_VIDEO.end)
-        high = Region(base, max(0, one.end - base))
-        result += [part for part in (low, high) if part.size > 0]
-    return result
-
-
-def inputs_of(ranges: RangeTable, regions: RangeTable | Sequence[Region]) -> RangeTable:
-    """Return the input addresses of ``ranges`` that lead into ``regions``, as regions."""
-    pieces = within(ranges, region_table(regions))
-    return merge(_plain(pieces.start, pieces.size))
+    types: Sequence[tuple[MemoryType, RangeTable | Sequence[Region]]] = ()
+    """What the MTRRs make of the memory, by type; empty where that is not known."""
+    devices: RangeTable | Sequence[Region] = ()
+    """Memory that is known to be devices'."""
 
 
 class Checker:
@@ -103,7 +67,7 @@ class Checker:
             pat=stage.pat,
             max_ranges=max(MIN_RANGES, min(DEFAULT_MAX_RANGES, 2 * entries)),
         )
-        self._ram = None if around.ram is None else region_table(around.ram)
+        self.ram = None if around.ram is None else region_table(around.ram)
 
     def run(self) -> None:
         """Apply every rule for a single table."""
@@ -112,14 +76,14 @@ class Checker:
         self.check_structure()
         self.check_tables_reachable(self.inventory.all_tables, "the table's own")
         self.check_hypervisor()
-        self.check_types()
-        self.check_aliases()
         self.check_executable()
-        self.check_tails()
+        self.check_nothing()
+        TypeRules(self).run()
         if self.mapping.truncated or self.inventory.truncated:
-            self._add("truncated", "a limit was reached; what lies beyond was not checked")
+            self.add("truncated", "a limit was reached; what lies beyond was not checked")
 
-    def _add(self, rule: str, message: str, **where: int | Severity | None) -> None:
+    def add(self, rule: str, message: str, **where: int | Severity | None) -> None:
+        """Report a finding about this stage."""
         self.report.add(rule, self.stage.name, message, **where)  # type: ignore[arg-type]
 
     def check_register(self) -> None:
@@ -136,9 +100,9 @@ class Checker:
         if root & e.EPTP.reserved_mask or beyond:
             wrong.append("reserved bits")
         if wrong:
-            self._add("eptp-invalid", f"EPTP {root:#x}: {', '.join(wrong)}")
+            self.add("eptp-invalid", f"EPTP {root:#x}: {', '.join(wrong)}")
         elif e.EPTP["MT"].get(root) == MemoryType.UC:
-            self._add("eptp-uncached", f"EPTP {root:#x} has memory type UC for the EPT itself")
+            self.add("eptp-uncached", f"EPTP {root:#x} has memory type UC for the EPT itself")
 
     def check_entries(self) -> None:
         """Report malformed entries and references to nowhere."""
@@ -164,7 +128,7 @@ class Checker:
         else:
             why = malformed_because(self.stage, int(problems.level[index]), entry)
             message = f"{level.name} {entry:#x}{more}: {why}"
-        self._add(
+        self.add(
             rule,
             message,
             start=self.mapping.problem_address(index),
@@ -177,7 +141,7 @@ class Checker:
         looping = set()
         for loop in self.inventory.loops:
             looping.add(loop.table)
-            self._add(
+            self.add(
                 "loop",
                 f"the entry leads back to the table at {loop.table:#x} that it lies below",
                 entry_address=loop.entry_address,
@@ -186,7 +150,7 @@ class Checker:
             if one.table in looping:
                 continue
             level = self.stage.fmt.levels[one.level].name
-            self._add(
+            self.add(
                 "shared-subtree",
                 f"{one.count} entries reference the table of {level}s at {one.table:#x}",
                 entry_address=one.entry_address,
@@ -197,7 +161,7 @@ class Checker:
         if not len(tables):
             return
         pages = distinct(tables & ~np.uint64(0xFFF))
-        reached = within(self.mapping.ranges, _plain(pages, pages * 0 + np.uint64(4096)))
+        reached = within(self.mapping.ranges, plain(pages, pages * 0 + np.uint64(4096)))
         for rule, letter, mask, others in (
             ("tables-writable", "written", rights.W, 0),
             ("tables-readable", "read", rights.R, rights.W),
@@ -205,111 +169,35 @@ class Checker:
             part = merge(reached.take(_which(reached, mask, others)))
             text = f"{whose} pages at {{target:#x}} can be {letter}"
             if self.stage.fmt.is_ept:
-                self._ranges(rule, part, text)
+                self.add_ranges(rule, part, text)
                 continue
             # A kernel reaches its own tables; its programs must not.
-            self._ranges(rule, part.where(rights.U), text)
-            self._ranges(rule, part.where(rights.U, 0), text, Severity.NOTE)
+            self.add_ranges(rule, part.where(rights.U), text)
+            self.add_ranges(rule, part.where(rights.U, 0), text, Severity.NOTE)
 
     def check_hypervisor(self) -> None:
         """Report ranges that lead into the hypervisor's own memory."""
         if not len(self.around.hypervisor):
             return
         reached = within(self.mapping.ranges, region_table(self.around.hypervisor))
-        self._ranges("hypervisor-memory", merge(reached), "{rights} of {target:#x}")
+        self.add_ranges("hypervisor-memory", merge(reached), "{rights} of {target:#x}")
 
-    def check_types(self) -> None:
-        """Compare memory types with where there is RAM."""
-        if self._ram is None:
-            return
-        ranges = self.mapping.ranges
-        kind = ranges.attributes >> np.uint32(8) & np.uint32(7)
-        uncached = (kind == MemoryType.UC) | (kind == MemoryType.UC_MINUS)
-        doubtful = ~uncached & (kind != MemoryType.WB)
-        over_ram = within(ranges.take(uncached), self._ram)
-        self._ranges("uc-over-ram", merge(over_ram), "{type} over RAM at {target:#x}")
-        over_ram = within(ranges.take(doubtful), self._ram)
-        self._ranges("type-doubtful", merge(over_ram), "{type} over RAM at {target:#x}")
-        beyond = outside(ranges.take(kind == MemoryType.WB), self._ram)
-        self._ranges("cached-outside-ram", beyond, "{type} at {target:#x}, where there is no RAM")
-
-    def check_aliases(self) -> None:
-        """Report memory that is mapped with more than one memory type."""
-        ranges = self.mapping.ranges
-        kind = ranges.attributes >> np.uint32(8) & np.uint32(7)
-        present = np.flatnonzero(np.bincount(kind)).tolist()
-        if len(present) < 2:
-            return
-        targets = {one: _target_union(ranges.take(kind == one)) for one in present}
-        for position, one in enumerate(present):
-            for other in present[position + 1 :]:
-                both = within(targets[one], targets[other])
-                for overlap in both:
-                    if not self.report.has_room("alias-types", self.stage.name):
-                        break
-                    self._alias(overlap.target, overlap.size, (one, other))
-
-    def _alias(self, target: int, size: int, kinds: tuple[int, int]) -> None:
-        starts = [self._input_of(target, kind) for kind in kinds]
-        names = [MemoryType(kind).name for kind in kinds]
-        self._add(
-            "alias-types",
-            f"{target:#x} + {size:#x} is {names[0]} at input {starts[0]:#x} and {names[1]} at "
-            f"input {starts[1]:#x}",
-            start=starts[0],
-            size=size,
-            entry_address=self._entry_address(starts[0]),
-        )
-
-    def _input_of(self, target: int, kind: int) -> int:
-        ranges = self.mapping.ranges
-        kinds = ranges.attributes >> np.uint32(8) & np.uint32(7)
-        hit = (ranges.target <= np.uint64(target)) & (kinds == kind)
-        hit &= np.uint64(target) - ranges.target < ranges.size
-        index = int(np.flatnonzero(hit)[0])
-        return int(ranges.start[index]) + target - int(ranges.target[index])
+    def check_nothing(self) -> None:
+        """Report an EPT under which no access succeeds."""
+        if self.stage.fmt.is_ept and not len(self.mapping.ranges):
+            self.add("maps-nothing", f"the EPT at {self.stage.table_address:#x} maps no page")
 
     def check_executable(self) -> None:
         """Report ranges that are writable and executable: usual for an EPT, so only noted there."""
         both = self.mapping.ranges.without(rights.MEMORY_TYPE.mask | rights.IPAT | rights.G)
         part = both.where(rights.W | rights.X)
         if not self.stage.fmt.is_ept:
-            self._ranges("writable-executable", part, "{rights} at {target:#x}")
+            self.add_ranges("writable-executable", part, "{rights} at {target:#x}")
         elif len(part):
             text = f"{part.total:#x} bytes in {len(part)} ranges can be written and executed"
-            self._add("writable-executable", text, severity=Severity.NOTE)
+            self.add("writable-executable", text, severity=Severity.NOTE)
 
-    def check_tails(self) -> None:
-        """Report large pages of which one end is RAM and the other is not."""
-        if self._ram is None or not len(self._ram):
-            return
-        edges = distinct(np.concatenate((self._ram.start, self._ram.last + np.uint64(1))))
-        ranges = self.mapping.ranges
-        large = ranges.take(ranges.shifts >= np.uint64(1 << 13))
-        first = np.searchsorted(edges, large.target, side="right")
-        last = np.searchsorted(edges, large.target + (large.size - np.uint64(1)), side="right")
-        for index in np.flatnonzero(last > first).tolist():
-            (one,) = large.take(slice(index, index + 1))
-            for edge in edges[first[index] : last[index]].tolist():
-                if not self.report.has_room("large-page-tail", self.stage.name):
-                    return
-                self._tail_at(one, edge)
-
-    def _tail_at(self, one: Range, edge: int) -> None:
-        """Report the page of a range that contains ``edge``, if it begins before it."""
-        address = one.start + edge - one.target
-        found = walk(self.stage.fmt, self.memory, self.stage.root, address)
-        if found.stop is Stop.PAGE and found.shift > 12 and found.page < edge:
-            self._add(
-                "large-page-tail",
-                f"the page of {1 << found.shift:#x} bytes at {found.page:#x} crosses the "
-                f"edge of RAM at {edge:#x}",
-                start=address - (edge - found.page),
-                size=1 << found.shift,
-                entry_address=found.steps[-1].address,
-            )
-
-    def _ranges(
+    def add_ranges(
         self, rule: str, ranges: RangeTable, message: str, severity: Severity | None = None
     ) -> None:
         """Report each range under ``rule``; ``message`` may use target, rights and type."""
@@ -320,17 +208,18 @@ class Checker:
                 rights=rights.rights_text(one.attributes),
                 type=rights.type_text(one.attributes),
             )
-            self._add(
+            self.add(
                 rule,
                 text,
                 start=one.start,
                 size=one.size,
-                entry_address=self._entry_address(one.start),
+                entry_address=self.entry_address(one.start),
                 severity=severity,
             )
         self.report.count_more(rule, self.stage.name, len(ranges) - len(kept))
 
-    def _entry_address(self, start: int) -> int:
+    def entry_address(self, start: int) -> int:
+        """Return where the last entry lies that a walk of ``start`` reads."""
         found = walk(self.stage.fmt, self.memory, self.stage.root, start)
         return found.steps[-1].address
 
@@ -339,20 +228,6 @@ def _which(ranges: RangeTable, mask: int, others: int) -> Bools:
     """Return which ranges have the right ``mask`` and none of ``others``."""
     wanted: Bools = ranges.attributes & np.uint32(mask | others) == np.uint32(mask)
     return wanted
-
-
-def _target_union(ranges: RangeTable) -> RangeTable:
-    """Return the output addresses that ``ranges`` lead to, each once, as ranges to themselves."""
-    order = np.argsort(ranges.target, kind="stable")
-    start = ranges.target[order]
-    last = np.maximum.accumulate(start + (ranges.size[order] - np.uint64(1)))
-    if not len(start):
-        return _plain(start, start)
-    gap = start[1:] > last[:-1]
-    gap[gap] = start[1:][gap] - last[:-1][gap] > np.uint64(1)
-    heads = np.concatenate((np.zeros(1, dtype=np.intp), np.flatnonzero(gap) + 1))
-    ends = np.append(heads[1:], len(start)) - 1
-    return _plain(start[heads], last[ends] - start[heads] + np.uint64(1))
 
 
 def malformed_because(stage: Stage, number: int, entry: int) -> str:
@@ -373,6 +248,24 @@ def malformed_because(stage: Stage, number: int, entry: int) -> str:
     if is_leaf and fmt.bad_types >> (entry >> 3 & 7) & 1:
         reasons.append(f"memory type {entry >> 3 & 7} is reserved")
     return "; ".join(reasons) or "well-formed"
+
+
+# The machine.
+
+
+def check_against(mine: RangeTable, machines: RangeTable, name: str, checker: "Checker") -> None:
+    """Report where a table leads elsewhere, or allows other things, than the machine's own does."""
+    for one in compare(mine, machines):
+        here, there = (
+            "nothing" if target is None else f"{target:#x} {rights.describe(word or 0)}"
+            for target, word in ((one.target_a, one.attributes_a), (one.target_b, one.attributes_b))
+        )
+        checker.add(
+            "machine-differs",
+            f"leads to {here}; the machine's {name} to {there}",
+            start=one.start,
+            size=one.size,
+        )
 
 
 # The shadow.

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import IO
 
-from turducken.inspect.check import region_table
 from turducken.inspect.errors import InspectError
+from turducken.inspect.regions import region_table
 from turducken.inspect.source import Source
 from turducken.inspect.writers import WRITERS, Extent
 from turducken.memory import MemoryHoleError

@@ -98,6 +98,24 @@ RULES = {
             'SDM 3C, "EPT and Memory Typing"; SDM 3A, "Memory Cache Control"',
         ),
         Rule(
+            "type-against-mtrr",
+            Severity.ERROR,
+            "an EPT gives memory another type than the MTRRs do: devices cached, or RAM uncached",
+            'SDM 3C, "EPT and Memory Typing"; SDM 3A, "Memory Type Range Registers (MTRRs)"',
+        ),
+        Rule(
+            "large-page-types",
+            Severity.WARNING,
+            "a large page covers memory of more than one type by the MTRRs",
+            'SDM 3A, "Large Page Size Considerations"',
+        ),
+        Rule(
+            "maps-nothing",
+            Severity.WARNING,
+            "every access through this table is an EPT violation",
+            _EPT,
+        ),
+        Rule(
             "type-doubtful",
             Severity.NOTE,
             "RAM is mapped with a memory type that is neither WB nor UC",
@@ -132,6 +150,12 @@ RULES = {
             Severity.NOTE,
             "the table was too large to look at all of it",
             "a limit of this tool",
+        ),
+        Rule(
+            "machine-differs",
+            Severity.ERROR,
+            "the table is not what the machine translates with",
+            "the snapshot named by --against",
         ),
         Rule(
             "shadow-elsewhere",

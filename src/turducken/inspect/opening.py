@@ -71,6 +71,24 @@ def _parse_pat(text: str) -> int:
     return pat
 
 
+def machine_roots(source: AnySource, cpu: str, *, is_ept: bool) -> str:
+    """Return, as ``--via`` takes it, what the processor ``cpu`` (``cpu0``) translates with.
+
+    For an EPT that is the one in force (the shadow, while an inner guest has run, L1's, or a bare
+    hypervisor's own); else its CR3 through that EPT, if there is one.
+    """
+    names = [
+        f"{cpu}.{name}" for name in ("ept02", "ept", "ept01") if f"{cpu}.{name}" in source.roots
+    ]
+    if is_ept:
+        if not names:
+            raise InspectError(f"{source.name} has no EPT of {cpu}")
+        return names[0]
+    if f"{cpu}.cr3" not in source.roots:
+        raise InspectError(f"{source.name} has no CR3 of {cpu}")
+    return f"{cpu}.cr3"
+
+
 def parse_regions(texts: Sequence[str], what: str) -> list[Region]:
     """Return the regions that ``texts`` give as ``FIRST-END`` or ``FIRST+SIZE``.
 

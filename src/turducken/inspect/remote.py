@@ -99,6 +99,7 @@ class RemoteMemory:
         self.maxphyaddr: int | None = None
         self.paging: str | None = None
         self.ram: Sequence[Region] | None = None
+        self.mtrrs: Sequence[tuple[int, int, int]] | None = None
         self._pages: dict[int, bytes | None] = {}
         self._resume = resume
         try:

@@ -45,6 +45,8 @@ class Source(Memory, Protocol):
     maxphyaddr: int | None
     paging: str | None
     """How the source's CR3 is read (``4-level`` ...), if it tells."""
+    mtrrs: Sequence[tuple[int, int, int]] | None
+    """The machine's memory types by its MTRRs (base, size, type), if the source tells."""
     warnings: list[str]
 
 
@@ -181,6 +183,7 @@ class FileSource:
         self.maxphyaddr: int | None = None
         self.paging: str | None = None
         self.ram: Sequence[Region] | None = None
+        self.mtrrs: Sequence[tuple[int, int, int]] | None = None
         self.pieces = self._fitting(pieces)
         if not self.pieces:
             raise InspectError(f"{name}: no memory in it")

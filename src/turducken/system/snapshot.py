@@ -30,4 +30,6 @@ def save_snapshot(system: System, stream: IO[bytes]) -> None:
             roots[f"{name}.ept02"] = table.root | _EPTP_WRITE_BACK_WALK_4
     regions = [(one.base, one.size) for one in machine.memory.regions]
     bits = system.options.profile.cpu.physical_address_bits
-    write_snapshot(stream, machine.memory, regions, roots=roots, maxphyaddr=bits)
+    types = machine.mtrrs[0].ranges()
+    mtrrs = [(start, end - start, int(kind)) for start, end, kind in types]
+    write_snapshot(stream, machine.memory, regions, roots=roots, maxphyaddr=bits, mtrrs=mtrrs)

@@ -11,7 +11,7 @@ from turducken.inspect.source import FileSource, Region
 NOTE_NAME = b"TURDUCKEN\0"
 NOTE_TYPE = 1
 """Our snapshots' note: a JSON object with ``roots`` (name to register value), and optionally
-``maxphyaddr`` and ``ram`` (a list of base and size)."""
+``maxphyaddr``, ``ram`` (a list of base and size) and ``mtrrs`` (a list of base, size and type)."""
 
 _HEADER = struct.Struct("<III")
 
@@ -74,6 +74,8 @@ def _apply_own(source: FileSource, text: bytes) -> None:
         bits, ram = note.get("maxphyaddr"), note.get("ram")
         source.maxphyaddr = None if bits is None else int(bits)
         source.ram = None if ram is None else [Region(int(base), int(size)) for base, size in ram]
+        mtrrs = note.get("mtrrs")
+        source.mtrrs = None if mtrrs is None else [(int(a), int(b), int(c)) for a, b, c in mtrrs]
         source.kind = "turducken snapshot"
     except (ValueError, AttributeError, TypeError):
         source.warnings.append(f"{source.name}: the snapshot's note cannot be read; ignored")
