@@ -1,4 +1,4 @@
-"""Several processors: EPT01 changed under guests that run, requests between processors, NMIs."""
+"""Several processors: EPT01 changed under guests that run, and requests between processors."""
 
 from collections.abc import Generator
 
@@ -6,6 +6,7 @@ import pytest
 from nested_rig import Rig, Run
 
 from turducken.address import PAGE_SIZE, Gpa1
+from turducken.cpu.processor import Processor
 from turducken.hypervisor import POLICIES, ShadowPolicyName
 from turducken.hypervisor.ept01 import RWX, R
 from turducken.hypervisor.events import Ept01Changed, Event, Shootdown
@@ -78,10 +79,38 @@ def test_no_processor_keeps_what_ept01_no_longer_gives(cpus: int) -> None:
 
 @pytest.mark.parametrize("shadow", ["cached", "writeprotect"])
 def test_l1s_own_nmis_survive_l0s(shadow: ShadowPolicyName) -> None:
-    """L0's NMIs between processors neither reach L1 nor swallow L1's."""
-    rig = Rig(Run(text="tests=*nmi*,vmcall skip=ept-*,*iret*,*blocking*", cpus=2, shadow=shadow))
+    """What L0 sends between processors neither reaches L1 nor swallows L1's NMIs."""
+    rig = Rig(Run(text="tests=nmi-blocked,nmi-waits-blocked,smp-nmi-exit", cpus=2, shadow=shadow))
     Changer(rig)
     assert "not ok" not in rig.run()
+
+
+def test_l1s_own_inits_and_traps_survive_l0s() -> None:
+    """L0's INITs are not taken for L1's, and cost L1 no monitor trap."""
+    rig = Rig(Run(text="tests=smp-init*,smp-sipi-exit,monitor-trap*,vmcall", cpus=2))
+    changer = Changer(rig)
+    assert "not ok" not in rig.run()
+    assert changer.waited
+
+
+def test_an_init_between_an_instruction_and_its_trap_costs_no_trap(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rig = Rig(Run(text="tests=monitor-trap*", cpus=2))
+    run_code = Processor._run_code
+    kicks = 0
+
+    def run_and_be_kicked(self: Processor, budget: int) -> None:
+        nonlocal kicks
+        run_code(self, budget)
+        if self.pending.monitor_trap and self.guest is not None:
+            kicks += 1
+            rig.hypervisor.vcpus[self.index].is_kicked = True
+            self.raise_init()
+
+    monkeypatch.setattr(Processor, "_run_code", run_and_be_kicked)
+    assert "not ok" not in rig.run()
+    assert kicks > 10
 
 
 @pytest.mark.parametrize("shadow", POLICIES)

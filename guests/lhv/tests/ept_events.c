@@ -155,6 +155,7 @@ TEST("ept", iret, "ept-violation-in-iret", TEST_EPT)
     u64 stack = physical(vm->stack - PAGE_SIZE);
     l2_use_idt(vm);
     vm_start(vm, l2_nop.start, 0);
+    vmwrite(VMCS_GUEST_INTERRUPTIBILITY, BLOCKING_NMI);
     vmwrite(VMCS_ENTRY_EVENT, EVENT_VALID | EVENT_NMI | EXC_NMI);
     vm_expect_trap(vm, EXC_NMI);
     check_equal("blocking in the handler", vmread(VMCS_GUEST_INTERRUPTIBILITY), BLOCKING_NMI);

@@ -91,18 +91,6 @@ TEST("events", injection_hlt, "event-injection-wakes-hlt", 0)
     }
 }
 
-/* From the injection of an NMI until IRET, NMIs are blocked. */
-TEST("events", nmi_blocking, "event-nmi-blocking", 0)
-{
-    l2_use_idt(vm);
-    inject(vm, &rows[2]);
-    vm_expect_trap(vm, EXC_NMI);
-    check_equal("in the handler", vmread(VMCS_GUEST_INTERRUPTIBILITY), BLOCKING_NMI);
-    vm_skip(vm);
-    vm_expect_done(vm);
-    check_equal("after IRET", vmread(VMCS_GUEST_INTERRUPTIBILITY), 0);
-}
-
 /* ---- blocking by STI and by MOV SS ---- */
 
 L2_CODE(l2_sti, "sti", "cpuid");

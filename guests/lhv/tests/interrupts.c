@@ -1,5 +1,5 @@
 /*
- * Real interrupts and NMIs while L2 runs: L2 sends them to itself with the processor's APIC, and
+ * Real interrupts while L2 runs: L2 sends them to itself with the processor's APIC, and
  * then waits, because an APIC takes its time.
  */
 #include "pc/apic.h"
@@ -24,12 +24,6 @@ static void wait(void)
 static void l2_interrupt_self(word vector)
 {
     apic_send_self((u8)vector);
-    wait();
-}
-
-static void l2_nmi_self(word id)
-{
-    apic_send_nmi((u32)id);
     wait();
 }
 
@@ -114,39 +108,6 @@ TEST("interrupts", pending, "interrupt-pending-at-entry", 0)
     check_equal("exit reason", vm->reason, REASON_EXTINT);
     check_equal("IP", vm->ip, (word)l2_nop.start);
     check_pending();
-}
-
-/* ---- NMIs ---- */
-
-static void start_nmi(struct vm *vm)
-{
-    vm_give_apic(vm);
-    vm_start(vm, l2_nmi_self, this_cpu()->apic_id);
-}
-
-TEST("interrupts", nmi_taken, "nmi-exit", 0)
-{
-    vm_needs(PIN, PIN_NMI_EXITING);
-    vm_control(vm, PIN, PIN_NMI_EXITING, 0);
-    start_nmi(vm);
-    vm_expect(vm, REASON_EXCEPTION);
-    check_equal("interruption information", vmread(VMCS_EXIT_EVENT),
-                EVENT_VALID | EVENT_NMI | EXC_NMI);
-    nmi_unblock();
-    vm_expect_done(vm);
-}
-
-TEST("interrupts", nmi_not_taken, "nmi-delivered-to-l2", 0)
-{
-    if (!may_clear(PIN, PIN_NMI_EXITING))
-        skip("NMIs always exit");
-    l2_use_idt(vm);
-    start_nmi(vm);
-    vm_expect_trap(vm, EXC_NMI);
-    check_equal("blocking", vmread(VMCS_GUEST_INTERRUPTIBILITY) & BLOCKING_NMI, BLOCKING_NMI);
-    vm_skip(vm);
-    vm_expect_done(vm);
-    check_equal("blocking after IRET", vmread(VMCS_GUEST_INTERRUPTIBILITY) & BLOCKING_NMI, 0);
 }
 
 /* ---- L2 halts ---- */

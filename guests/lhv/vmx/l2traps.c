@@ -15,11 +15,13 @@ void l2_change_gate(void *idt, u8 vector, u16 set, u16 clear)
     gate(idt, vector)[1] = (gate(idt, vector)[1] | set) & ~(u32)clear;
 }
 
+const u8 *l2_trap_entry(u8 vector) { return l2_trap_entries + ENTRY_SIZE * vector; }
+
 void *l2_use_idt(struct vm *vm __attribute__((unused)))
 {
     void *idt = page_alloc();
     for (unsigned v = 0; v < 256; v++) {
-        u32 entry = (u32)(word)(l2_trap_entries + ENTRY_SIZE * v);
+        u32 entry = (u32)(word)l2_trap_entry((u8)v);
         gate(idt, (u8)v)[0] = (entry & 0xffff) | SEL_CODE << 16;
         gate(idt, (u8)v)[1] = (entry & 0xffff0000) | GATE_TYPE_INTERRUPT;
     }

@@ -13,6 +13,7 @@ struct l2_frame {
  * run until L2's handler for the vector has started.
  */
 void *l2_use_idt(struct vm *vm);
+const u8 *l2_trap_entry(u8 vector); /* where the handler begins */
 struct l2_frame vm_expect_trap(struct vm *vm, u8 vector);
 
 /* The gate of a vector: change its privilege level, whether it is present, or its type. */

@@ -139,7 +139,7 @@ def _attend_nmi(p: "Processor", *, blocked: bool) -> bool:
     if guest is not None and _nmi_window_open(p, guest, blocked=blocked):
         vm_exit.exit_to_host(p, ExitReason.NMI_WINDOW)
         return True
-    if not p.pending.nmi or blocked or p.activity is Activity.SHUTDOWN:
+    if not p.pending.nmi or blocked:
         return False
     if guest is not None and guest.pin & PinBased.NMI_EXITING:
         if p.nmi_blocked and not guest.pin & PinBased.VIRTUAL_NMIS:
@@ -152,25 +152,25 @@ def _attend_nmi(p: "Processor", *, blocked: bool) -> bool:
         return False
     p.pending.nmi = False
     p.activity = Activity.ACTIVE
+    p.nmi_blocked = True  # also for an exit that the delivery may cause
     p.raise_event(Event(EventKind.NMI, Vector.NMI))
-    p.nmi_blocked = True
     return True
 
 
 def _nmi_window_open(p: "Processor", guest: GuestControls, *, blocked: bool) -> bool:
-    if not guest.primary & Primary.NMI_WINDOW_EXITING or blocked:
+    if not guest.primary & Primary.NMI_WINDOW_EXITING or p.activity is Activity.SHUTDOWN:
         return False
-    return not p.nmi_blocked
+    return not (blocked or p.nmi_blocked)
 
 
 def _attend_interrupt(p: "Processor", *, blocked: bool) -> bool:
     guest = p.guest
     open_window = bool(p.state.rflags & _IF) and not blocked
+    if p.activity is Activity.SHUTDOWN:
+        return False
     if guest is not None and guest.primary & Primary.INTERRUPT_WINDOW_EXITING and open_window:
         vm_exit.exit_to_host(p, ExitReason.INTERRUPT_WINDOW)
         return True
-    if p.activity is Activity.SHUTDOWN:
-        return False
     if p.pending.virtual_interrupt and open_window:
         virtual_apic.deliver(p)
         return True

@@ -140,11 +140,6 @@ class RootView:
         """OUT."""
         self._p.platform.port_out(self.index, port, size, value)
 
-    def take_nmi(self) -> bool:
-        """Tell whether an NMI arrived in root operation, and forget it."""
-        was, self._p.pending.nmi = self._p.pending.nmi, False
-        return was
-
     def acknowledge_interrupt(self) -> int | None:
         """Take the highest pending external interrupt's vector."""
         return self._p.apic.acknowledge() if self._p.apic.pending_vector() is not None else None

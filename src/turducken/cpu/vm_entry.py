@@ -111,6 +111,8 @@ def _load_non_register_state(p: "Processor", vmcs: Vmcs) -> None:
     p.entry_blocking = (p.state.rip, bool(blocking & _BLOCKING_STI)) if p.state.in_shadow else None
     p.nmi_blocked = bool(blocking & _BLOCKING_NMI)
     p.activity = Activity(vmcs.read(f.GUEST_ACTIVITY))
+    if p.activity is not Activity.WAIT_FOR_SIPI:
+        p.pending.sipi = None  # lost: it came with an INIT that did not lead to waiting for it
     pending = vmcs.read(f.GUEST_PENDING_DEBUG)
     p.pending.debug = pending if pending & _VALID_DEBUG else 0
     p.pending.monitor_trap = False
@@ -147,8 +149,11 @@ def _inject(p: "Processor", vmcs: Vmcs) -> None:
     is_behind_mov_ss = vmcs.read(f.GUEST_INTERRUPTIBILITY) & _BLOCKING_MOV_SS
     if kind not in _KEEPING_DEBUG or not is_behind_mov_ss:
         p.pending.debug = 0
-    # "blocking by STI and by MOV SS" ends with the injection; an NMI blocks NMIs.
+    # "blocking by STI and by MOV SS" ends with the injection. An NMI blocks virtual NMIs, before an
+    # exit that its delivery may cause; others are blocked where the interruptibility state says so.
     p.state.in_shadow = False
+    if kind is EventKind.NMI and p.guest is not None and p.guest.pin & PinBased.VIRTUAL_NMIS:
+        p.nmi_blocked = True
     p.activity = Activity.ACTIVE
     p.raise_event(event, is_injected=True)
     guest = p.guest
@@ -156,5 +161,3 @@ def _inject(p: "Processor", vmcs: Vmcs) -> None:
         # SDM 3C, "Monitor Trap Flag": "pending on the instruction boundary before the first
         # instruction following the VM entry".
         p.pending.monitor_trap = p.attention = True
-    if kind is EventKind.NMI and p.guest is not None:
-        p.nmi_blocked = True

@@ -37,7 +37,9 @@ class AppGuest(Protocol):
 
     `Vcpu.make_vmcs` makes its VMCS, `Vcpu.run_app_guest` lets it run and `Vcpu.end_app_guest` ends
     it; the state of L1 or L2 rests untouched meanwhile. The general-purpose registers are in the
-    processor: saving those of the guest it stands in for is the application's affair.
+    processor: saving those of the guest it stands in for is the application's affair. NMIs are for
+    the guest that it stands in for: with "NMI exiting", without "virtual NMIs" and with blocking by
+    NMI in its VMCS they wait. INITs come to `on_exit`, L0's own too (`Vcpu.was_kicked`).
     """
 
     vmcs: Vmcs

@@ -1,4 +1,8 @@
-"""Interrupts between processors, through the local APIC: SDM 3A, "Interrupt Command Register"."""
+"""Interrupts between processors, through the local APIC: SDM 3A, "Interrupt Command Register".
+
+L0 makes another processor leave its guest by INIT, which in non-root operation causes a VM exit
+whatever the controls say, and nothing else (SDM 3C, "Other Causes of VM Exits"). NMIs remain L1's.
+"""
 
 from turducken.arch import msr
 from turducken.vmx.interface import VmxProcessor
@@ -7,7 +11,7 @@ _BASE_ADDRESS = 0xF_FFFF_F000
 _X2APIC_ENABLED = 1 << 10
 _X2APIC_ICR = 0x830
 _ICR_LOW, _ICR_HIGH = 0x300, 0x310
-_NMI, _INIT, _STARTUP = 0x400, 0x500, 0x600
+_INIT, _STARTUP = 0x500, 0x600
 _ASSERT = 0x4000
 
 
@@ -24,13 +28,13 @@ def _send(processor: VmxProcessor, target: int, command: int) -> None:
     processor.memory.store(registers + _ICR_HIGH, 4, before or 0)
 
 
-def send_nmi(processor: VmxProcessor, target: int) -> None:
-    """Send an NMI to the processor with APIC ID ``target``."""
-    _send(processor, target, _ASSERT | _NMI)
+def send_init(processor: VmxProcessor, target: int) -> None:
+    """Send INIT to the processor with APIC ID ``target``."""
+    _send(processor, target, _ASSERT | _INIT)
 
 
 def start_processor(processor: VmxProcessor, target: int) -> None:
     """Start another processor: INIT and two startup IPIs (the vector does not matter to L0)."""
-    _send(processor, target, _ASSERT | _INIT)
+    send_init(processor, target)
     for _ in range(2):
         _send(processor, target, _ASSERT | _STARTUP)

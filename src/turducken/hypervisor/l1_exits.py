@@ -33,17 +33,6 @@ _LMSW_BITS = 0xF
 _XCR0_X87, _XCR0_SSE, _XCR0_AVX = 1, 2, 4
 
 
-def on_exception_or_nmi(vcpu: "Vcpu") -> "Handling":
-    """L0 takes no exceptions of L1's, so this is an NMI."""
-    vcpu.nmi.arrived()
-    return None
-
-
-def on_nmi_window(vcpu: "Vcpu") -> "Handling":
-    """NMIs are no longer blocked: the one that waits goes in before the entry."""
-    return None
-
-
 def on_triple_fault(vcpu: "Vcpu") -> "Handling":
     """L1's processor shuts down, and with it the machine, as it would without L0."""
     vcpu.stop_l1(stopping.triple_fault(vcpu))
@@ -51,7 +40,9 @@ def on_triple_fault(vcpu: "Vcpu") -> "Handling":
 
 
 def on_init(vcpu: "Vcpu") -> "Handling":
-    """INIT: blocked while L1 is in VMX root operation, else a reset."""
+    """INIT: L0's own, blocked while L1 is in VMX root operation, or a reset."""
+    if vcpu.was_kicked():
+        return None
     if vcpu.unit.in_operation:
         vcpu.init_pending = True
     else:
@@ -224,8 +215,6 @@ def on_unexpected(vcpu: "Vcpu") -> "Handling":
 HANDLERS: "dict[int, Callable[[Vcpu], Handling]]" = {
     **dict.fromkeys(range(128), on_unexpected),
     **VMX_HANDLERS,
-    R.EXCEPTION_OR_NMI: on_exception_or_nmi,
-    R.NMI_WINDOW: on_nmi_window,
     R.TRIPLE_FAULT: on_triple_fault,
     R.INIT: on_init,
     R.SIPI: on_sipi,

@@ -20,11 +20,7 @@ from turducken.hypervisor.virtualization_exception import convert_to_ve
 from turducken.hypervisor.vmx_instructions import field_encoding, finish
 from turducken.vmx import vmcs_fields as f
 from turducken.vmx.controls import Primary
-from turducken.vmx.exit_information import (
-    EPT_QUALIFICATION,
-    INTERRUPTION_TYPE,
-    EventType,
-)
+from turducken.vmx.exit_information import EPT_QUALIFICATION
 from turducken.vmx.exit_reasons import ENTRY_FAILURE
 from turducken.vmx.exit_reasons import ExitReason as R
 
@@ -85,23 +81,13 @@ def _keep(vcpu: "Vcpu") -> None:
 # Events
 
 
-def _on_exception_or_nmi(vcpu: "Vcpu") -> "Handling":
-    """Exceptions exit where L1 wants them; an NMI may be L0's own."""
-    slots = vcpu.current.slots
-    information = slots[f.EXIT_INTERRUPTION_INFORMATION.slot]
-    if INTERRUPTION_TYPE.get(information) == EventType.NMI and vcpu.system.count > 1:
-        vcpu.nmi.arrived()
+def _on_init(vcpu: "Vcpu") -> "Handling":
+    """INIT: L0's own, or L1's."""
+    if vcpu.was_kicked():
         _keep(vcpu)
+        vcpu.trap_again()
     else:
-        reflect(vcpu, R.EXCEPTION_OR_NMI, slots[f.EXIT_QUALIFICATION.slot])
-    return None
-
-
-def _on_nmi_window(vcpu: "Vcpu") -> "Handling":
-    if vcpu.nmi.l1_wants_window() and not vcpu.nmi.is_pending:
-        reflect(vcpu, R.NMI_WINDOW, 0)
-    else:
-        _keep(vcpu)
+        reflect(vcpu, R.INIT, 0)
     return None
 
 
@@ -283,8 +269,7 @@ def _on_ept_misconfiguration(vcpu: "Vcpu") -> "Handling":
 
 
 _ROUTES: "dict[int, Callable[[Vcpu], Handling]]" = {
-    R.EXCEPTION_OR_NMI: _on_exception_or_nmi,
-    R.NMI_WINDOW: _on_nmi_window,
+    R.INIT: _on_init,
     R.RDMSR: _on_rdmsr,
     R.WRMSR: _on_wrmsr,
     R.VMCALL: _on_vmcall,

@@ -18,7 +18,7 @@ from turducken.arch.memory_types import EPT_MEMORY_TYPES, MemoryType
 from turducken.hypervisor.ept01 import Ept01, R, W
 from turducken.hypervisor.events import Ept01Changed, Shootdown
 from turducken.hypervisor.hypapp import Ept01Sharing
-from turducken.hypervisor.interprocessor import send_nmi
+from turducken.hypervisor.interprocessor import send_init
 from turducken.vmx.interface import Wait
 
 if TYPE_CHECKING:
@@ -220,10 +220,10 @@ class MemoryControl:
             vcpu.requests.append(request)
             if vcpu.runs_guest_code and not self._hypervisor.faults.waits_for_nobody:
                 waited.append(vcpu)
-                if not vcpu.nmi.is_kicked:
-                    vcpu.nmi.is_kicked = True
+                if not vcpu.is_kicked:
+                    vcpu.is_kicked = True
                     by.statistics.kicks += 1
-                    send_nmi(by.processor, vcpu.index)
+                    send_init(by.processor, vcpu.index)
         events = self._hypervisor.events
         if events.subscribers and others:
             numbers = tuple(one.index for one in others)

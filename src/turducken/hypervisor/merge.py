@@ -47,7 +47,7 @@ _HOST = Rule(_O, "VM exits of L2 lead to L0; L1's host state is loaded by L0")
 
 _EXCEPTIONS: dict[VmcsField, Rule] = {
     # Controls that L0 adds to, takes from, or answers for itself
-    f.PIN_BASED_CONTROLS: Rule(How.COMPUTED, "and NMI exiting where L0 needs NMIs"),
+    f.PIN_BASED_CONTROLS: Rule(How.COMPUTED, "and what the processor demands"),
     f.PRIMARY_CONTROLS: Rule(How.COMPUTED, "and secondary controls"),
     f.SECONDARY_CONTROLS: Rule(How.COMPUTED, "and EPT and VPID, without what L0 emulates"),
     f.EXIT_CONTROLS: Rule(How.COMPUTED, "L0's own, and what concerns events"),
@@ -80,7 +80,6 @@ _EXCEPTIONS: dict[VmcsField, Rule] = {
     f.GUEST_PAT: Rule(How.CARRIED, "L1's own unless VMCS12 loads IA32_PAT"),
     f.GUEST_EFER: Rule(How.CARRIED, "L1's own unless VMCS12 loads IA32_EFER"),
     f.VMCS_LINK_POINTER: Rule(How.CARRIED, "L1's shadow VMCS for its L2, translated, or none"),
-    f.GUEST_INTERRUPTIBILITY: Rule(How.CARRIED, "with virtual NMIs, an NMI finds no blocking"),
     **{one: Rule(How.CARRIED, "read at L2's CR3 where L2 has no EPT") for one in f.GUEST_PDPTES},
 }
 
@@ -114,14 +113,6 @@ COPIED_CONTROL_SLOTS = _runs(
     if rule.how is How.COPIED and field.kind is FieldKind.CONTROL
 )
 """Controls that are copied at each entry, event injection among them."""
-
-
-@dataclass(slots=True)
-class Needs:
-    """What L0 itself needs of every guest, on this processor."""
-
-    nmi_exiting: bool = False
-    """NMIs must reach L0 (it uses them between processors)."""
 
 
 EXIT_OWN = (
@@ -205,7 +196,6 @@ def merge_controls(
     vmcs02: Vmcs,
     vmcs12: Vmcs,
     controls: Controls12,
-    needs: Needs,
     adjust: Adjust,
     *,
     translate: Callable[[VmcsField, int], int],
@@ -213,10 +203,7 @@ def merge_controls(
     vpid: int,
 ) -> None:
     """Write the fields of VMCS02 that are computed from VMCS12's controls, or translated."""
-    pin = controls.pin
-    if needs.nmi_exiting:
-        pin |= PinBased.NMI_EXITING | PinBased.VIRTUAL_NMIS
-    vmcs02.write(f.PIN_BASED_CONTROLS, adjust.pin(pin))
+    vmcs02.write(f.PIN_BASED_CONTROLS, adjust.pin(controls.pin))
     primary = controls.primary | Primary.ACTIVATE_SECONDARY_CONTROLS
     vmcs02.write(f.PRIMARY_CONTROLS, adjust.primary(primary))
     secondary = controls.secondary & ~_NOT_IN_02 | Secondary.ENABLE_EPT | Secondary.ENABLE_VPID

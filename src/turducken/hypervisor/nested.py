@@ -31,7 +31,6 @@ from turducken.hypervisor.merge import (
     TRANSLATED_FIELDS,
     Adjust,
     Controls12,
-    Needs,
     Pages02,
     kept_by_exit,
     merge_controls,
@@ -170,7 +169,6 @@ class Nested:
             real.exit.adjust,
             real.entry.adjust,
         )
-        self.needs = Needs(nmi_exiting=system.count > 1)
         self.generation = 0
         """Changes whenever translated addresses may have become wrong."""
         features = vcpu.ept_features12
@@ -301,7 +299,6 @@ class Nested:
             context.vmcs02,
             vmcs12,
             controls,
-            self.needs,
             self._adjust,
             translate=self._translate,
             pages=self._pages,
@@ -378,8 +375,6 @@ class Nested:
             slots[f.GUEST_EFER.slot] = _entered_efer(
                 own[f.GUEST_EFER.slot], entry, slots[f.GUEST_CR0.slot]
             )
-        if self.needs.nmi_exiting:
-            self._make_room_for_nmi(context)
         slots[f.EPTP.slot] = self.eptp02()
         if context.root12 is None:
             self._load_pdptes(slots)
@@ -419,13 +414,6 @@ class Nested:
             return None
         vmcs12 = context.vmcs12
         return Log12(Gpa1(vmcs12.read(f.PML_ADDRESS)), vmcs12.read(f.PML_INDEX))
-
-    def _make_room_for_nmi(self, context: Context) -> None:
-        """L0's virtual NMIs: the entry that injects an NMI must find no blocking of them."""
-        slots = context.vmcs02.slots
-        information = slots[f.ENTRY_INTERRUPTION_INFORMATION.slot]
-        if _is_nmi(information) and not context.controls.pin & PinBased.VIRTUAL_NMIS:
-            slots[f.GUEST_INTERRUPTIBILITY.slot] &= ~BLOCKING_BY_NMI
 
     def _load_pdptes(self, words: Slots) -> None:
         """An L2 without EPT: VM entry loads the PDPTEs from memory, so L0 does."""
@@ -525,9 +513,7 @@ class Nested:
             slots12[f.ENTRY_INTERRUPTION_INFORMATION.slot] &= ~INTERRUPTION_VALID
         stored = self.lists.store_on_exit(context.vmcs12)
         vcpu.shadow.leave()
-        information = slots02[f.EXIT_INTERRUPTION_INFORMATION.slot]
-        was_nmi = reason == ExitReason.EXCEPTION_OR_NMI and _is_nmi(information)
-        self._load_host(context, was_nmi=was_nmi)
+        self._load_host(context, blocks_nmis=_blocks_nmis(context, reason))
         if not stored:
             vcpu.stop_l1(stopping.vmx_abort(vcpu, "MSRs stored by a VM exit"))
 
@@ -547,8 +533,8 @@ class Nested:
         if log is not None and context.root12 is not None:
             slots12[f.PML_INDEX.slot] = log.index
 
-    def _load_host(self, context: Context, *, was_nmi: bool) -> None:
-        """Let L1 go on where its host state says."""
+    def _load_host(self, context: Context, *, blocks_nmis: bool) -> None:
+        """Let L1 go on where its host state says. ``blocks_nmis``: NMIs are blocked then."""
         vcpu = self._vcpu
         image = context.image
         assert image is not None
@@ -563,10 +549,6 @@ class Nested:
                 )
             )
         after = context.vmcs02 if vcpu.in_l2 else vmcs01
-        blocks_nmis = was_nmi or (
-            not context.controls.pin & PinBased.VIRTUAL_NMIS
-            and after.read(f.GUEST_INTERRUPTIBILITY) & BLOCKING_BY_NMI
-        )
         load_host_image(vmcs01, vmcs12, image, after)
         if blocks_nmis:
             vmcs01.slots[f.GUEST_INTERRUPTIBILITY.slot] = BLOCKING_BY_NMI
@@ -595,7 +577,8 @@ class Nested:
         slots12[f.EXIT_REASON.slot] = reason | ENTRY_FAILURE
         slots12[f.EXIT_QUALIFICATION.slot] = qualification
         self._vcpu.count_reflected(reason)
-        self._load_host(context, was_nmi=False)
+        blocking = self._vcpu.vmcs01.slots[f.GUEST_INTERRUPTIBILITY.slot]
+        self._load_host(context, blocks_nmis=bool(blocking & BLOCKING_BY_NMI))
 
     def entry_failed(self, reason: int, qualification: int) -> None:
         """The processor refused VMCS02: for what L1 put into VMCS12 or its MSR list, or made of it.
@@ -629,10 +612,16 @@ class Nested:
 _PAT = 0x0007_0406_0007_0406
 
 
-def _is_nmi(information: int) -> bool:
-    """Tell whether a valid interruption-information word is about an NMI."""
-    valid = information & INTERRUPTION_VALID
-    return bool(valid) and INTERRUPTION_TYPE.get(information) == EventType.NMI
+def _blocks_nmis(context: Context, reason: int) -> bool:
+    """Tell whether NMIs are blocked after a VM exit: SDM 3C, "Updating Non-Register State"."""
+    slots = context.vmcs02.slots
+    if reason == ExitReason.EXCEPTION_OR_NMI:
+        information = slots[f.EXIT_INTERRUPTION_INFORMATION.slot]
+        if INTERRUPTION_TYPE.get(information) == EventType.NMI:
+            return True
+    if context.controls.pin & PinBased.VIRTUAL_NMIS:
+        return False
+    return bool(slots[f.GUEST_INTERRUPTIBILITY.slot] & BLOCKING_BY_NMI)
 
 
 def _entered_efer(own: int, entry: int, cr0: int) -> int:

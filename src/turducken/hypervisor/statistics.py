@@ -22,7 +22,7 @@ class VcpuStatistics:
     invvpid: int = 0
     """INVVPIDs that L0 executed."""
     kicks: int = 0
-    """NMIs that L0 sent to other processors."""
+    """INITs by which L0 made other processors leave their guests."""
 
     @property
     def handled(self) -> dict[int, int]:

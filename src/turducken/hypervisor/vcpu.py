@@ -21,7 +21,6 @@ from turducken.hypervisor.linear import LinearMemory
 from turducken.hypervisor.merge import ENTRY_OWN, EXIT_OWN, NO_LINK
 from turducken.hypervisor.mtrr import Mtrrs
 from turducken.hypervisor.nested import Nested
-from turducken.hypervisor.nmi import NmiRelay
 from turducken.hypervisor.shadow import make_shadow
 from turducken.hypervisor.shadow.compose import Composer
 from turducken.hypervisor.shadow.policy import ShadowParts
@@ -35,8 +34,11 @@ from turducken.vmx.capability_msrs import EPT_VPID_CAP
 from turducken.vmx.controls import PinBased, Primary, Secondary
 from turducken.vmx.exit_information import (
     BLOCKING_BY_MOV_SS,
+    BLOCKING_BY_NMI,
     BLOCKING_BY_STI,
+    EPT_QUALIFICATION,
     INTERRUPTION_ERROR_CODE,
+    INTERRUPTION_TYPE,
     INTERRUPTION_VALID,
     NMI_UNBLOCKING,
     PENDING_DEBUG,
@@ -56,6 +58,9 @@ _PE, _PG, _NE = CR0.mask("PE"), CR0.mask("PG"), CR0.mask("NE")
 _LME, _LMA = EFER.mask("LME"), EFER.mask("LMA")
 _TF = RFLAGS.mask("TF")
 _BS = PENDING_DEBUG.mask("BS")
+_RCX = 1
+_UNBLOCKING = EPT_QUALIFICATION.mask("NMI_UNBLOCKING")
+_WITH_UNBLOCKING = (ExitReason.EPT_VIOLATION, ExitReason.PML_FULL)
 _MONITOR_TRAP = interruption(0, EventType.OTHER_EVENT)
 _PAE_BASE = CR3.mask("PAE_ADDRESS")
 _PAT_TYPES = frozenset(int(one) for one in MemoryType)
@@ -108,6 +113,10 @@ class Vcpu:
         self.in_guest = False
         """The processor runs a guest at this moment, not L0."""
         self.init_pending = False
+        self.is_kicked = False
+        """L0 has sent this processor an INIT that has not arrived yet."""
+        self._before_trap: tuple[int, int] | None = None
+        """With the monitor trap flag, RIP and RCX at the VM entry; None: it injects the trap."""
         self.stopped: L1Stopped | None = None
         """What ended L1's processor for good."""
         self.explained: dict[int, Explanation] = {}
@@ -136,7 +145,6 @@ class Vcpu:
             system.frames.allocate(),
             self.nested.place,
         )
-        self.nmi = NmiRelay(self)
         self._follow_shadowing()
         self._uses_requests = system.count > 1
 
@@ -243,9 +251,8 @@ class Vcpu:
 
     def _set_controls01(self, vmcs: Vmcs) -> None:
         real, system = self.capabilities, self.system
-        pin = PinBased.NMI_EXITING | PinBased.VIRTUAL_NMIS if system.count > 1 else 0
         primary = Primary.USE_MSR_BITMAPS | Primary.ACTIVATE_SECONDARY_CONTROLS
-        vmcs.write(f.PIN_BASED_CONTROLS, real.pin.adjust(pin))
+        vmcs.write(f.PIN_BASED_CONTROLS, real.pin.adjust(0))
         vmcs.write(f.PRIMARY_CONTROLS, real.primary.adjust(primary))
         vmcs.write(f.SECONDARY_CONTROLS, real.secondary.adjust(_WANTED_SECONDARY))
         vmcs.write(f.EXIT_CONTROLS, real.exit.adjust(EXIT_OWN))
@@ -358,9 +365,32 @@ class Vcpu:
         return False
 
     def _before_entry(self) -> None:
-        """Do what other processors have asked for, and take the NMI that told of it."""
+        """Do what other processors have asked for, and get ready to be made to leave the guest."""
         self.serve_requests()
-        self.nmi.before_entry()
+        slots = self.current.slots
+        if slots[f.GUEST_ACTIVITY.slot] == Activity.WAIT_FOR_SIPI:
+            self.is_kicked = False  # INIT is lost in this state
+        if slots[f.PRIMARY_CONTROLS.slot] & Primary.MONITOR_TRAP_FLAG:
+            is_trap = slots[f.ENTRY_INTERRUPTION_INFORMATION.slot] == _MONITOR_TRAP
+            state = slots[f.GUEST_RIP.slot], self.processor.gpr[_RCX]
+            self._before_trap = None if is_trap else state
+
+    def was_kicked(self) -> bool:
+        """INIT has made a guest exit: tell whether it is L0's own. It arrives once."""
+        was, self.is_kicked = self.is_kicked, False
+        return was
+
+    def trap_again(self) -> None:
+        """L0's own INIT has come before a monitor trap, which is lost thereby: renew it.
+
+        SDM 3C, "Monitor Trap Flag": INIT signals take priority over MTF VM exits. The guest has
+        executed an instruction, or one iteration of it, where RIP or RCX has changed.
+        """
+        slots = self.current.slots
+        if slots[f.PRIMARY_CONTROLS.slot] & Primary.MONITOR_TRAP_FLAG:
+            now = slots[f.GUEST_RIP.slot], self.processor.gpr[_RCX]
+            if now != self._before_trap:
+                slots[f.ENTRY_INTERRUPTION_INFORMATION.slot] = _MONITOR_TRAP
 
     def serve_requests(self) -> None:
         """Do what other processors have asked for."""
@@ -396,7 +426,7 @@ class Vcpu:
         """The processor may be using translations of a guest at this moment."""
         if not self.in_guest:
             return False
-        # In these states nothing is executed before the next VM exit, and NMIs do not end them.
+        # In these states nothing is executed before the next VM exit.
         return self.current.slots[f.GUEST_ACTIVITY.slot] not in (
             Activity.SHUTDOWN,
             Activity.WAIT_FOR_SIPI,
@@ -483,7 +513,7 @@ class Vcpu:
         slots = self.current.slots
         vectoring = slots[f.IDT_VECTORING_INFORMATION.slot]
         if not vectoring & INTERRUPTION_VALID:
-            self.nmi.block_again()
+            self._block_nmis_again()
             return
         if self.system.faults.lost_vectoring:
             return
@@ -495,7 +525,20 @@ class Vcpu:
         if self.system.faults.lost_instruction_length:
             length = 0
         slots[f.ENTRY_INSTRUCTION_LENGTH.slot] = length
-        self.nmi.injected_again(vectoring)
+        is_virtual = slots[f.PIN_BASED_CONTROLS.slot] & PinBased.VIRTUAL_NMIS
+        if is_virtual and INTERRUPTION_TYPE.get(vectoring) == EventType.NMI:
+            # The entry that injects it must find no blocking of virtual NMIs.
+            slots[f.GUEST_INTERRUPTIBILITY.slot] &= ~BLOCKING_BY_NMI
+
+    def _block_nmis_again(self) -> None:
+        """An IRET that will be executed again has unblocked NMIs too early.
+
+        SDM 3C, "Resuming Guest Software after Handling an Exception".
+        """
+        slots = self.current.slots
+        reason = slots[f.EXIT_REASON.slot]
+        if reason in _WITH_UNBLOCKING and slots[f.EXIT_QUALIFICATION.slot] & _UNBLOCKING:
+            slots[f.GUEST_INTERRUPTIBILITY.slot] |= BLOCKING_BY_NMI
 
     def load_l1_pdptes(self, cr3: int) -> bool:
         """Load L1's PDPTEs from ``cr3``; False where one has a reserved bit set."""
@@ -638,8 +681,6 @@ class Vcpu:
         self.app_guest = None
         context = self.nested.current
         self.select(context.vmcs02 if self.in_l2 and context is not None else self.vmcs01)
-        if not self._uses_requests and self.nmi.is_pending:
-            self.nmi.before_entry()
 
     @property
     def blocks_init(self) -> bool:

@@ -111,9 +111,6 @@ class VmxProcessor(Protocol):
     def port_out(self, port: int, size: int, value: int) -> None:
         """Execute OUT."""
 
-    def take_nmi(self) -> bool:
-        """Tell whether an NMI arrived in root operation, and forget it (the host's NMI handler)."""
-
     def acknowledge_interrupt(self) -> int | None:
         """Take the highest pending external interrupt's vector, as delivery in root mode would."""
 

@@ -293,7 +293,7 @@ SCENARIOS = (
             "by, and gives the page its new contents at once."
         ),
         faulty="L0 writes its secret into the page; an L2 on another processor reads it.",
-        fixed="L0 makes the other processors leave their guests by an NMI, and waits for them.",
+        fixed="L0 makes the other processors leave their guests by INIT, and waits for them.",
         failure="has read the secret of a page that was taken away",
         rule="shadow-left-behind",
         fault="waits_for_nobody",

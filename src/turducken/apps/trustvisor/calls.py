@@ -27,10 +27,8 @@ from turducken.vmx import vmcs_fields as f
 from turducken.vmx.exit_information import (
     BLOCKING_BY_MOV_SS,
     BLOCKING_BY_STI,
-    INTERRUPTION_TYPE,
     INTERRUPTION_VALID,
     INTERRUPTION_VECTOR,
-    EventType,
 )
 from turducken.vmx.exit_reasons import ENTRY_FAILURE
 from turducken.vmx.exit_reasons import ExitReason as R
@@ -117,18 +115,15 @@ class PalGuest:
         assert not reason & ENTRY_FAILURE, f"a PAL's state was refused: {reason:#x}"
         self.is_launched = True
         handler = {
-            R.EXCEPTION_OR_NMI: self._on_exception_or_nmi,
+            R.EXCEPTION_OR_NMI: self._on_exception,
             R.VMCALL: self._on_hypercall,
             R.CPUID: self._on_cpuid,
             R.INIT: self._on_init,
         }.get(R(reason & 0xFFFF), self._fault)
         return handler(vcpu)
 
-    def _on_exception_or_nmi(self, vcpu: "Vcpu") -> "Handling":
+    def _on_exception(self, vcpu: "Vcpu") -> "Handling":
         information = self.vmcs.read(f.EXIT_INTERRUPTION_INFORMATION)
-        if INTERRUPTION_TYPE.get(information) == EventType.NMI:
-            vcpu.nmi.arrived()
-            return None
         returned = (
             information & INTERRUPTION_VECTOR == Vector.PF
             and self.vmcs.read(f.GUEST_RIP) == RETURN_ADDRESS
@@ -181,7 +176,9 @@ class PalGuest:
         yield from self._app.registry.unregister(vcpu, pal)
 
     def _on_init(self, vcpu: "Vcpu") -> "Handling":
-        """INIT is the end of the call, not of the PAL; L1 may have it wait."""
+        """INIT is L0's own, or the end of the call, not of the PAL; L1 may have it wait."""
+        if vcpu.was_kicked():
+            return None
         if vcpu.blocks_init:
             vcpu.init_pending = True
         else:

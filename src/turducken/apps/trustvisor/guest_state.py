@@ -34,12 +34,10 @@ def make_pal_vmcs(vcpu: "Vcpu", vpid: int) -> Vmcs:
     """Return a VMCS for PALs on a processor, with everything in it that does not change."""
     vmcs = vcpu.make_vmcs()
     real = vcpu.capabilities
-    is_kicked = vcpu.system.count > 1  # NMIs are L0's own then, and must not be blocked
-    pin = PinBased.NMI_EXITING | (PinBased.VIRTUAL_NMIS if is_kicked else 0)
     primary = Primary.ACTIVATE_SECONDARY_CONTROLS | Primary.UNCONDITIONAL_IO_EXITING
     secondary = Secondary.ENABLE_EPT | Secondary.ENABLE_VPID
     values = {
-        f.PIN_BASED_CONTROLS: real.pin.adjust(pin),
+        f.PIN_BASED_CONTROLS: real.pin.adjust(PinBased.NMI_EXITING),
         f.PRIMARY_CONTROLS: real.primary.adjust(primary),
         f.SECONDARY_CONTROLS: real.secondary.adjust(secondary),
         f.EXIT_CONTROLS: real.exit.adjust(EXIT_OWN),
@@ -57,7 +55,6 @@ def make_pal_vmcs(vcpu: "Vcpu", vpid: int) -> Vmcs:
 def enter_space(vcpu: "Vcpu", vmcs: Vmcs, space: PalSpace, *, is_64bit: bool) -> None:
     """Let the VMCS be at the beginning of a PAL; entry and stack pointer are the caller's part."""
     entry = ENTRY_OWN | (Entry.IA32E_MODE_GUEST if is_64bit else 0)
-    blocking = vcpu.current.read(f.GUEST_INTERRUPTIBILITY) & BLOCKING_BY_NMI
     values = {
         f.ENTRY_CONTROLS: vcpu.capabilities.entry.adjust(entry),
         f.EPTP: space.eptp,
@@ -65,7 +62,7 @@ def enter_space(vcpu: "Vcpu", vmcs: Vmcs, space: PalSpace, *, is_64bit: bool) ->
         f.GUEST_EFER: _NXE | (_LONG if is_64bit else 0),
         f.GUEST_RFLAGS: _FLAGS,
         f.GUEST_DR7: _DR7,
-        f.GUEST_INTERRUPTIBILITY: 0 if vcpu.system.count > 1 else blocking,
+        f.GUEST_INTERRUPTIBILITY: BLOCKING_BY_NMI,  # they wait for the caller, whatever PALs do
         f.GUEST_PENDING_DEBUG: 0,
     }
     for field, value in values.items():
