@@ -390,13 +390,6 @@ def test_into_and_bound_and_int3() -> None:
     assert frame(pc, 1) == [CODE + 1]
 
 
-def test_task_gates_are_not_modelled_outside_non_root_operation() -> None:
-    pc = Pc().protected(INT)
-    pc.gate(N, TSS, kind=5)
-    assert pc.event() == Vector.GP
-    assert frame(pc, 1) == [IDT_CODE]
-
-
 # Double and triple faults
 
 

@@ -12,7 +12,6 @@ from turducken.cpu.engine import SegmentIndex, Trap
 from turducken.cpu.engine.grants import LARGE_SHIFT
 from turducken.cpu.events import Event, exception
 from turducken.cpu.special import BlockScanner
-from turducken.cpu.task_switch import inner_stack
 from turducken.mmu.faults import ApicAccess, EptMisconfiguration, EptViolation, Fault, PageFault
 from turducken.mmu.mmu import Access
 from turducken.mmu.rights import ERROR_U, FETCH, READ
@@ -203,8 +202,8 @@ def _is_ahead(p: "Processor") -> bool:
 def _implicit_pages(p: "Processor") -> tuple[range, ...]:
     """Return where the instruction makes implicit supervisor-mode accesses, if one was refused.
 
-    SDM 3A, "Access Rights": accesses to GDT, LDT and TSS are, whatever the CPL, and pushes on the
-    stack of an inner level. The engine does not tell them from the instruction's own accesses.
+    SDM 3A, "Access Rights": accesses to GDT and LDT are, whatever the CPL. The engine does not tell
+    them from the instruction's own accesses.
     """
     fault = p.accesses.fault
     if not isinstance(fault, PageFault) or not fault.error_code & ERROR_U:
@@ -214,18 +213,10 @@ def _implicit_pages(p: "Processor") -> tuple[range, ...]:
         return ()
     state = p.state
     runs = [state.table(SegmentIndex.GDTR)]
-    for index in (SegmentIndex.LDTR, SegmentIndex.TR):
-        segment = state.segment(index)
-        runs.append((segment.base, segment.limit))
-    top = inner_stack(p, instruction)
-    if top is not None:
-        runs.append((top - _GATE_FRAME, _GATE_FRAME - 1))
+    table = state.segment(SegmentIndex.LDTR)
+    runs.append((table.base, table.limit))
     pages = tuple(range(base & ~PAGE_OFFSET_MASK, base + limit + 1) for base, limit in runs)
     return pages if any(fault.address in one for one in pages) else ()
-
-
-_GATE_FRAME = 4 * (4 + 31)
-"""What a call gate may push: the return address, the old stack pointer, 31 parameters."""
 
 
 def _retry_as_supervisor(p: "Processor", pages: tuple[range, ...]) -> None:

@@ -117,23 +117,17 @@ _LOADS_DESCRIPTOR = frozenset(
         Mnemonic.LES,
         Mnemonic.LFS,
         Mnemonic.LGS,
-        Mnemonic.LSS,
-        Mnemonic.RETF,
-        Mnemonic.IRET,
-        Mnemonic.IRETD,
-        Mnemonic.IRETQ,
     }
 )
 
 
 def loads_descriptor(instruction: Instruction) -> bool:
-    """Tell whether an instruction reads a descriptor table (or, for a far CALL, the TSS)."""
+    """Tell whether an instruction that the engine executes reads a descriptor table."""
     if instruction.mnemonic in _LOADS_DESCRIPTOR:
         return True
     if instruction.mnemonic in (Mnemonic.MOV, Mnemonic.POP):
         return instruction.op0_register in SEGMENT_NUMBERS
-    direct = instruction.is_call_far or instruction.is_jmp_far
-    return direct or instruction.is_call_far_indirect or instruction.is_jmp_far_indirect
+    return False
 
 
 def uses_stack(instruction: Instruction | None, state: State) -> bool:

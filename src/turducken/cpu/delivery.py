@@ -10,8 +10,9 @@ from typing import NamedTuple
 from turducken.address import is_canonical
 from turducken.arch.exceptions import Vector
 from turducken.arch.registers import CR0, EFER, RFLAGS
-from turducken.cpu.engine import Segment, SegmentIndex, State
-from turducken.cpu.engine.segments import UNUSABLE
+from turducken.arch.segments import UNUSABLE, Descriptor, Segment, SegmentIndex
+from turducken.cpu.descriptors import mark_accessed, read_descriptor
+from turducken.cpu.engine import State
 from turducken.cpu.events import Event, EventKind, exception
 from turducken.cpu.linear import LinearMemory
 from turducken.mmu.faults import Fault
@@ -45,89 +46,11 @@ class Gate(NamedTuple):
     ist: int
 
 
-class Descriptor(NamedTuple):
-    """A segment descriptor's fields, and where it stands (to set its accessed bit)."""
-
-    raw: int
-    linear: int
-
-    @property
-    def segment_type(self) -> int:
-        """Bits 3:0 of the access rights."""
-        return self.raw >> 40 & 0xF
-
-    @property
-    def is_code(self) -> bool:
-        """A code segment."""
-        return bool(self.raw >> 44 & 1) and bool(self.segment_type & 8)
-
-    @property
-    def is_writable_data(self) -> bool:
-        """A data segment that can be written."""
-        return bool(self.raw >> 44 & 1) and self.segment_type & 0xA == 2
-
-    @property
-    def is_conforming(self) -> bool:
-        """A conforming code segment."""
-        return self.is_code and bool(self.segment_type & 4)
-
-    @property
-    def dpl(self) -> int:
-        """Descriptor privilege level."""
-        return self.raw >> 45 & 3
-
-    @property
-    def is_present(self) -> bool:
-        """The present bit."""
-        return bool(self.raw >> 47 & 1)
-
-    @property
-    def is_long(self) -> bool:
-        """The L bit."""
-        return bool(self.raw >> 53 & 1)
-
-    @property
-    def is_default_32(self) -> bool:
-        """The D/B bit."""
-        return bool(self.raw >> 54 & 1)
-
-    def segment(self, selector: int) -> Segment:
-        """Return the segment register that holds this descriptor."""
-        base = self.raw >> 16 & 0xFF_FFFF | (self.raw >> 56 & 0xFF) << 24
-        limit = self.raw & 0xFFFF | self.raw >> 32 & 0xF_0000
-        if self.raw >> 55 & 1:
-            limit = limit << 12 | 0xFFF
-        return Segment(selector, base, limit, self.raw >> 40 & 0xF0FF | 1)
-
-
 class Stack(NamedTuple):
     """A new stack: its segment register (None: unchanged) and stack pointer."""
 
     segment: Segment | None
     pointer: int
-
-
-def read_descriptor(
-    state: State, memory: LinearMemory, selector: int, fault: int, external: int
-) -> Descriptor | Failure:
-    """Read a code or data segment's descriptor from GDT or LDT; ``fault`` is #GP or #TS."""
-    code = selector & 0xFFFC | external
-    if selector & 0xFFFC == 0:
-        return exception(fault, external)
-    if selector & 4:
-        table = state.segment(SegmentIndex.LDTR)
-        base, limit = table.base, table.limit
-        if table.access & UNUSABLE:
-            return exception(fault, code)
-    else:
-        base, limit = state.table(SegmentIndex.GDTR)
-    if (selector & 0xFFF8) + 7 > limit:
-        return exception(fault, code)
-    linear = base + (selector & 0xFFF8)
-    raw = memory.read(linear, 8)
-    if not isinstance(raw, bytes):
-        return raw
-    return Descriptor(int.from_bytes(raw, "little"), linear)
 
 
 def deliver(state: State, memory: LinearMemory, event: Event) -> Failure | None:
@@ -254,13 +177,6 @@ def _enter_handler(
     state.update_mode(level)
 
 
-def _mark_accessed(memory: LinearMemory, target: Descriptor) -> Fault | None:
-    if target.raw >> 40 & 1:
-        return None
-    access = target.raw >> 40 & 0xFF | 1
-    return memory.write(target.linear + 5, bytes([access]))
-
-
 # 64-bit mode
 
 
@@ -292,7 +208,7 @@ def _deliver_long(state: State, memory: LinearMemory, event: Event) -> Failure |
     if not is_canonical(gate.offset):
         return exception(Vector.GP, event.external)
     frame = b"".join((one & 0xFFFF_FFFF_FFFF_FFFF).to_bytes(8, "little") for one in words)
-    failed = memory.write(pointer, frame) or _mark_accessed(memory, target)
+    failed = memory.write(pointer, frame) or mark_accessed(memory, target)
     if failed is not None:
         return failed
     if level < state.cpl:
@@ -351,7 +267,7 @@ def _deliver_protected(state: State, memory: LinearMemory, event: Event) -> Fail
     segment = stack.segment or state.segment(SegmentIndex.SS)
     mask = 0xFFFF_FFFF if segment.access >> 14 & 1 else 0xFFFF
     pointer = (stack.pointer - gate.size * len(words)) & mask
-    if not _fits(segment, pointer, gate.size * len(words)):
+    if not segment.holds(pointer, gate.size * len(words)):
         selector = stack.segment.selector & 0xFFFC if stack.segment else 0
         return exception(Vector.SS, selector | event.external)
     if gate.offset > target.segment(0).limit:
@@ -360,7 +276,7 @@ def _deliver_protected(state: State, memory: LinearMemory, event: Event) -> Fail
         (one & (1 << 8 * gate.size) - 1).to_bytes(gate.size, "little") for one in words
     )
     failed = memory.write((segment.base + pointer) & 0xFFFF_FFFF, frame, user=level == 3)
-    failed = failed or _mark_accessed(memory, target)
+    failed = failed or mark_accessed(memory, target)
     if failed is not None:
         return failed
     if stack.segment is not None:
@@ -385,14 +301,6 @@ def _protected_frame(state: State, event: Event, *, switched: bool, was_vm: bool
         order = (SegmentIndex.ES, SegmentIndex.DS, SegmentIndex.FS, SegmentIndex.GS)
         words += [state.segment(one).selector for one in order]
     return words
-
-
-def _fits(segment: Segment, offset: int, length: int) -> bool:
-    """Tell whether a run of bytes is inside a stack segment's limit."""
-    if segment.access & 0x1C == 0x14:
-        upper = 0xFFFF_FFFF if segment.access >> 14 & 1 else 0xFFFF
-        return segment.limit < offset and offset + length - 1 <= upper
-    return offset + length - 1 <= segment.limit
 
 
 def _task_stack(state: State, memory: LinearMemory, event: Event, level: int) -> Stack | Failure:

@@ -15,7 +15,8 @@ from turducken.arch.debug import DEBUGCTL_BTF
 from turducken.arch.exceptions import Vector
 from turducken.arch.msr import IA32_APIC_BASE
 from turducken.arch.registers import CR0, RFLAGS
-from turducken.cpu import alignment, apic_access, boundary, branch_stepping, task_switch, vm_exit
+from turducken.arch.tasks import TaskSwitchSource
+from turducken.cpu import alignment, apic_access, boundary, branch_stepping, vm_exit
 from turducken.cpu.accesses import Accesses
 from turducken.cpu.control_registers import Key, cr4_writable, sync_mmu
 from turducken.cpu.cpuid import Cpuid
@@ -37,6 +38,7 @@ from turducken.cpu.host_image import HostImage
 from turducken.cpu.linear import LinearMemory
 from turducken.cpu.msrs import MsrFile
 from turducken.cpu.surroundings import Activity, LocalApicPort, MtrrPort, NoApic, Platform
+from turducken.cpu.transfers import tasks
 from turducken.cpu.vmx_operations import field_table, update_intercepts
 from turducken.diagnosis import Report
 from turducken.memory import PhysicalMemory
@@ -48,7 +50,6 @@ from turducken.mmu.tlb import Tlb
 from turducken.paging.formats import Features
 from turducken.vmx.capabilities import Capabilities
 from turducken.vmx.checks import EntryChecker
-from turducken.vmx.exit_information import TaskSwitchSource
 from turducken.vmx.exit_reasons import ExitReason
 from turducken.vmx.instructions import VmxUnit
 from turducken.vmx.interface import Wait
@@ -62,7 +63,6 @@ _DR7_GD = 1 << 13
 _APIC_ENABLED = 1 << 11
 _XCR0_STATES = 3
 """What XCR0 can have set: x87 and SSE state."""
-_STI = b"\xfb"
 
 
 MAX_INSTRUCTION = 15
@@ -160,7 +160,7 @@ class Processor:
         self.pkru = 0
         self.pending = Pending()
         self._nmi_blocked = False
-        self.entry_blocking: tuple[int, bool] | None = None
+        self.stack_shadow: int | None = None
         self.activity = Activity.ACTIVE if index == 0 else Activity.WAIT_FOR_SIPI
         self.attention = True
         self.at_every_boundary = True
@@ -194,7 +194,7 @@ class Processor:
         state.rip = 0xFFF0
         self.dr[:] = [0, 0, 0, 0, 0, 0, _DR6_RESET, _DR7_RESET]
         self.nmi_blocked = False
-        self.entry_blocking = None
+        self.stack_shadow = None
         self.state.in_shadow = False
         state.update_mode(0)
         self.tlb.forget_everything()
@@ -386,13 +386,15 @@ class Processor:
             elif isinstance(failure, PageFault):
                 second = exception(Vector.PF, failure.error_code, failure.address)
             elif isinstance(failure, TaskSwitch):
-                if guest is not None:
-                    source = TaskSwitchSource.IDT_GATE
-                    length = event.length if event.is_software else 0
-                    task_switch.exit_for_task_switch(self, failure, source, length, event)
+                source = TaskSwitchSource.IDT_GATE
+                length = event.length if event.is_software else 0
+                refusal = tasks.switch(self, failure.selector, source, length, event)
+                if refusal is None:
                     return
-                # Outside non-root operation, task gates in the IDT are not modelled.
-                second = exception(Vector.GP, event.vector * 8 + 2 + event.external)
+                if not isinstance(refusal, Event):
+                    self.take_fault(refusal, event)
+                    return
+                second = refusal
             else:
                 self.take_fault(failure, event)
                 return
@@ -537,16 +539,26 @@ class Processor:
             self.attention = True
             update_intercepts(self)
 
-    def is_blocked_by_sti(self) -> bool:
-        """Tell, while interrupts are blocked for one instruction, whether STI did it or MOV SS.
+    def advance_into_shadow(self, length: int) -> None:
+        """Complete a load of SS: events are held back until the next instruction is complete.
 
-        The engine does not tell them apart: the byte before RIP does, except right after a VM entry
-        that loaded the blocking.
+        SDM 3A, "Masking Exceptions and Interrupts When Switching Stacks"; of several such loads in
+        a row, only the first is sure to do it.
         """
-        if self.entry_blocking is not None and self.entry_blocking[0] == self.state.rip:
-            return self.entry_blocking[1]
-        linear = linear_address(self.state, SegmentIndex.CS, self.state.rip - 1)
-        return self.linear.fetch(linear, 1, user=self.state.cpl == 3) == _STI
+        was_in_shadow = self.state.in_shadow
+        self.advance(length)
+        if not was_in_shadow:
+            self.block_by_mov_ss()
+
+    def block_by_mov_ss(self) -> None:
+        """Hold events back as after a load of SS that ends at RIP."""
+        self.state.in_shadow = True
+        self.stack_shadow = linear_address(self.state, SegmentIndex.CS, self.state.rip)
+
+    def is_blocked_by_sti(self) -> bool:
+        """Tell, while interrupts are blocked for one instruction, whether STI did it or MOV SS."""
+        here = linear_address(self.state, SegmentIndex.CS, self.state.rip)
+        return self.stack_shadow != here
 
     # Time
 

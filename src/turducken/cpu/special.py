@@ -1,19 +1,20 @@
 """Instructions that the engine would execute by itself, wrongly or not repeatably.
 
 RDRAND and RDSEED would read the host's randomness; INS stores to memory before it asks; XGETBV,
-XSETBV, INVD and INT1 would not stop, and neither would a far jump or call that switches tasks;
-SYSCALL and SYSENTER would do nothing, SYSRET is AMD's, and protection keys are not the engine's;
-and it takes AVX for SSE.
+XSETBV, INVD and INT1 would not stop; SYSCALL and SYSENTER would do nothing, SYSRET is AMD's, and
+protection keys are not the engine's; far transfers, loads of SS, and WRFSBASE and WRGSBASE accept
+what no processor does; and it takes AVX for SSE.
 Blocks that contain one are executed one instruction at a time.
 """
 
-from iced_x86 import Code, Decoder, EncodingKind, Instruction, Mnemonic
+from iced_x86 import Code, Decoder, EncodingKind, Instruction, Mnemonic, Register
 
 from turducken.cpu.absent import AbsentInstructions, compile_suspects
 
 _SUSPECTS = (
-    rb"[\x6c\x6d\xf1\x9a\xea\xc4\xc5\x62]"
-    rb"|\x0f(?:[\x05\x07\x08\x34]|\xc7[\xf0-\xff]|\x01[\xd0\xd1\xee\xef])"
+    rb"[\x6c\x6d\xf1\x9a\xea\xc4\xc5\x62\xca\xcb\x17]"
+    rb"|\x0f(?:[\x05\x07\x08\x34\xb2]|\xc7[\xf0-\xff]|\x01[\xd0\xd1\xee\xef]|\xae[\xd0-\xdf])"
+    rb"|\x8e[\x10-\x17\x50-\x57\x90-\x97\xd0-\xd7]"
     rb"|\xff[\x18-\x1f\x28-\x2f\x58-\x5f\x68-\x6f\x98-\x9f\xa8-\xaf]"
 )
 
@@ -34,10 +35,23 @@ SPECIAL = frozenset(
         Mnemonic.SYSENTER,
         Mnemonic.RDPKRU,
         Mnemonic.WRPKRU,
+        Mnemonic.WRFSBASE,
+        Mnemonic.WRGSBASE,
+        Mnemonic.RETF,
+        Mnemonic.LSS,
     }
 )
 
-_FAR_INDIRECT = frozenset({Code.CALL_M1616, Code.CALL_M1632, Code.JMP_M1616, Code.JMP_M1632})
+_FAR_INDIRECT = frozenset(
+    {
+        Code.CALL_M1616,
+        Code.CALL_M1632,
+        Code.CALL_M1664,
+        Code.JMP_M1616,
+        Code.JMP_M1632,
+        Code.JMP_M1664,
+    }
+)
 
 
 class BlockScanner:
@@ -54,14 +68,17 @@ class BlockScanner:
         """
         if self._suspects.search(code) is None:
             return False
-        return any(
-            one.is_invalid
-            or one.mnemonic in SPECIAL
-            or is_far(one)
-            or is_vector(one)
-            or self.absent.has(one)
-            for one in Decoder(bits, code)
-        )
+        return any(_is_special(one) or self.absent.has(one) for one in Decoder(bits, code))
+
+
+def _is_special(one: Instruction) -> bool:
+    return (
+        one.is_invalid
+        or one.mnemonic in SPECIAL
+        or is_far(one)
+        or loads_stack_segment(one)
+        or is_vector(one)
+    )
 
 
 _BIT_MANIPULATION = frozenset(
@@ -92,5 +109,13 @@ def is_vector(instruction: Instruction) -> bool:
 
 
 def is_far(instruction: Instruction) -> bool:
-    """Tell whether an instruction is a far JMP or CALL, which may switch tasks."""
+    """Tell whether an instruction is a far JMP or CALL."""
     return instruction.is_call_far or instruction.is_jmp_far or instruction.code in _FAR_INDIRECT
+
+
+def loads_stack_segment(instruction: Instruction) -> bool:
+    """Tell whether an instruction is MOV or POP to SS, or LSS."""
+    if instruction.mnemonic == Mnemonic.LSS:
+        return True
+    is_load = instruction.mnemonic in (Mnemonic.MOV, Mnemonic.POP)
+    return is_load and bool(instruction.op0_register == Register.SS)

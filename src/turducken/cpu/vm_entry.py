@@ -107,8 +107,10 @@ def load_guest(p: "Processor", vmcs: Vmcs, guest: GuestControls) -> None:
 
 def _load_non_register_state(p: "Processor", vmcs: Vmcs) -> None:
     blocking = vmcs.read(f.GUEST_INTERRUPTIBILITY)
-    p.state.in_shadow = bool(blocking & (_BLOCKING_STI | _BLOCKING_MOV_SS))
-    p.entry_blocking = (p.state.rip, bool(blocking & _BLOCKING_STI)) if p.state.in_shadow else None
+    p.state.in_shadow = bool(blocking & _BLOCKING_STI)
+    p.stack_shadow = None
+    if blocking & _BLOCKING_MOV_SS:
+        p.block_by_mov_ss()
     p.nmi_blocked = bool(blocking & _BLOCKING_NMI)
     p.activity = Activity(vmcs.read(f.GUEST_ACTIVITY))
     if p.activity is not Activity.WAIT_FOR_SIPI:

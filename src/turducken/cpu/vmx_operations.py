@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from turducken.arch.registers import CR4, EFER
+from turducken.arch.registers import CR4
 from turducken.cpu.control_registers import sync_mmu
 from turducken.cpu.engine.field_access import FieldPlace, FieldTable
 from turducken.cpu.guest_controls import (
@@ -90,39 +90,22 @@ def switch_ept(p: "Processor", eptp: int) -> None:
     sync_mmu(p)
 
 
-_DESCRIPTOR_TABLES = 0xFF << 6
-_STORES = 0xF << 6
-"""SIDT, SGDT, SLDT, STR."""
-_LTR = 1 << 13
+_TABLE_STORES, _TABLE_LOADS = 0xF << 6, 0xF << 10
 _IRET = 1 << 20
-_LMA = EFER.mask("LMA")
 _UMIP = CR4.mask("UMIP")
 
 
 def update_intercepts(p: "Processor") -> None:
-    """Trap descriptor-table accesses and IRET only where somebody wants to know; LTR always.
+    """Trap IRET and loads of descriptor-table registers, and stores of them where it is asked for.
 
-    In non-root operation outside IA-32e mode, IRET may be a task switch.
+    The former are ours: the engine accepts what no processor does.
     """
-    intercepts = p.state.intercepts & ~(_DESCRIPTOR_TABLES | _IRET) | _LTR
+    intercepts = p.state.intercepts & ~_TABLE_STORES | _TABLE_LOADS | _IRET
     guest = p.guest
-    if guest is not None and guest.has_secondary(Secondary.DESCRIPTOR_TABLE_EXITING):
-        intercepts |= _DESCRIPTOR_TABLES
-    if p.state.cr4 & _UMIP:
-        intercepts |= _STORES
-    may_switch = guest is not None and not p.state.efer & _LMA
-    if may_switch or (p.nmi_blocked and not iret_leaves_blocking(guest)):
-        intercepts |= _IRET
+    stores_exit = guest is not None and guest.has_secondary(Secondary.DESCRIPTOR_TABLE_EXITING)
+    if stores_exit or p.state.cr4 & _UMIP:
+        intercepts |= _TABLE_STORES
     p.state.intercepts = intercepts
-
-
-def step_over(p: "Processor") -> int:
-    """Have the engine execute a descriptor-table access or IRET that it intercepts."""
-    intercepts = p.state.intercepts
-    p.state.intercepts = intercepts & ~(_DESCRIPTOR_TABLES | _IRET)
-    trap = p.engine.step()
-    p.state.intercepts = intercepts
-    return trap
 
 
 def iret_leaves_blocking(guest: GuestControls | None) -> bool:

@@ -124,15 +124,6 @@ TASK_SWITCH_QUALIFICATION = Layout(
 )
 
 
-class TaskSwitchSource(IntEnum):
-    """Bits 31:30 of the exit qualification of a task switch."""
-
-    CALL = 0
-    IRET = 1
-    JMP = 2
-    IDT_GATE = 3
-
-
 class CrAccess(IntEnum):
     """Bits 5:4 of the exit qualification of a control-register access."""
 

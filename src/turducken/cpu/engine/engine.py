@@ -123,7 +123,7 @@ class Engine:
         self._stored_large: dict[int, int] = {}
         self._blocks = Blocks()
         self._running_budget = 0
-        self._is_stepping = self._can_step = False
+        self._is_stepping = False
         self._map_memory()
         self.state = State(self._handle)
         self._budget = Budget(self.state.address, self._new_block, native=native)
@@ -191,31 +191,33 @@ class Engine:
         """
         limit = self._budget
         limit.watch(watched)
-        self._can_step = False
         limit.left = self._running_budget = budget
         self._traps.allow()
-        trap = self._run(0)
+        trap = self._run()
         left = limit.left  # read first: a signal's handler may call `request_stop` just before
         self.executed += self._running_budget - left
         self._running_budget = left
         return trap
 
     def step(self) -> int:
-        """Run one instruction; return as `run` does."""
-        self._budget.left = self._running_budget = 1 << 62
+        """Run one instruction (one iteration of a repeated one); return as `run` does.
+
+        As if it stood in the shadow of STI: then the engine's block is no longer than that.
+        """
+        state = self.state
+        begin, was_in_shadow = state.rip, state.in_shadow
+        state.in_shadow = self._is_stepping = True
         self._budget.watch(0)
-        if not self._can_step:
-            # Code translated for running would be executed a block at a time.
-            library.flush_code(self._handle)
-            self._can_step = True
-        self._is_stepping = True
+        self._budget.left = self._running_budget = 0
         self._traps.forbid()
-        begin = self.state.rip
-        trap = self._run(1)
-        if self.state.rip != begin and not _is_after_instruction(trap):
-            # The instruction is complete; what stopped the engine is the next one's trap.
-            trap = Trap.BUDGET
+        trap = self._run()
         self._is_stepping = False
+        if trap and not _is_after_instruction(trap):
+            if state.rip != begin:
+                # The instruction is complete; what stopped the engine is the next one's trap.
+                trap = Trap.BUDGET
+            else:
+                state.in_shadow = was_in_shadow
         self.executed += 1
         self._running_budget = self._budget.left
         return trap
@@ -240,7 +242,7 @@ class Engine:
             self._running_budget -= left + 1
             self._budget.left = -1
 
-    def _run(self, count: int) -> int:
+    def _run(self) -> int:
         state, handle = self.state, self._handle
         if self.is_code_stale:
             self.is_code_stale = self.is_stale = self.is_switched = False
@@ -254,7 +256,7 @@ class Engine:
         state.forget_exception()
         self._trap = Trap.BUDGET
         self._aborted = False
-        library.emu_start(handle, state.words[RIP], 0, 0, count)
+        library.emu_start(handle, state.words[RIP], 0, 0, 0)
         if self._aborted:
             self.grants.resume()
             library.flush_tlb(handle)
@@ -426,8 +428,10 @@ class Engine:
 
     def _new_block(self, address: int, size: int) -> tuple[int | None, bool]:
         """Count a block's instructions; stop before it, uncounted, if it is not for the engine."""
-        if self._is_entering or self._aborted or self._is_stepping:
+        if self._is_entering or self._aborted:
             return None, False
+        if self._is_stepping:
+            return 1, False
         place = self._watch_code(address, size)
         try:
             if self._host.is_special(address, size):

@@ -263,6 +263,10 @@ class State:
         """Return a segment register's base."""
         return self.words[_SEGMENTS + 3 * index + 1]
 
+    def set_segment_base(self, index: int, base: int) -> None:
+        """Set a segment register's base alone."""
+        self.words[_SEGMENTS + 3 * index + 1] = base
+
     def update_mode(self, cpl: int | None = None) -> None:
         """Make the engine's summary agree with CR0, CR4, EFER, RFLAGS.VM and the segments.
 

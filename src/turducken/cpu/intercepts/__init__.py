@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from turducken.cpu import accesses
-from turducken.cpu.intercepts import control, exceptions, io, special, system
+from turducken.cpu.intercepts import control, exceptions, io, special, system, tables
 
 if TYPE_CHECKING:
     from turducken.cpu.processor import Processor
@@ -13,6 +13,7 @@ HANDLERS: dict[int, "Callable[[Processor], None]"] = {
     **accesses.HANDLERS,
     **control.HANDLERS,
     **system.HANDLERS,
+    **tables.HANDLERS,
     **io.HANDLERS,
     **special.HANDLERS,
     **exceptions.HANDLERS,

@@ -64,3 +64,18 @@ def descriptor_information(instruction: Instruction, state: State, identity: int
     if state.is_64bit or state.is_32bit_code:
         word |= 1 << 11
     return word | memory_information(instruction, state)
+
+
+def displacement(instruction: Instruction, rip: int) -> int:
+    """Return the exit qualification of instructions with a memory operand: the displacement.
+
+    A RIP-relative one is the sum of displacement and the next instruction's address.
+    """
+    if instruction.is_ip_rel_memory_operand:
+        return (instruction.ip_rel_memory_address + rip) & 0xFFFF_FFFF_FFFF_FFFF
+    value = instruction.memory_displacement
+    if instruction.memory_displ_size == 1:
+        value = (value & 0xFF ^ 0x80) - 0x80
+    elif instruction.memory_displ_size == 4:
+        value = (value & 0xFFFF_FFFF ^ 0x8000_0000) - 0x8000_0000
+    return value & 0xFFFF_FFFF_FFFF_FFFF

@@ -24,8 +24,11 @@ from turducken.cpu.engine import SegmentIndex, Trap
 from turducken.cpu.events import Event, EventKind
 from turducken.cpu.guest_controls import Secondary
 from turducken.cpu.intercepts import io, system, system_calls
-from turducken.cpu.special import is_far, is_vector
-from turducken.cpu.task_switch import far_transfer, step_far_transfer
+from turducken.cpu.operands import is_valid_rip
+from turducken.cpu.special import is_far, is_vector, loads_stack_segment
+from turducken.cpu.transfers import jumps, returns
+from turducken.cpu.transfers.stack_segment import load_stack_segment
+from turducken.cpu.transfers.steps import Refusal
 from turducken.vmx import vmcs_fields as f
 from turducken.vmx.exit_information import RANDOM_INFORMATION
 from turducken.vmx.exit_reasons import ExitReason
@@ -35,9 +38,9 @@ if TYPE_CHECKING:
 
     from turducken.cpu.processor import Processor
 
-_OSXSAVE, _PKE = CR4.mask("OSXSAVE"), CR4.mask("PKE")
+_OSXSAVE, _PKE, _FSGSBASE = (CR4.mask(one) for one in ("OSXSAVE", "PKE", "FSGSBASE"))
 _LOW = 0xFFFF_FFFF
-_CF, _DF, _ZF = RFLAGS.mask("CF"), RFLAGS.mask("DF"), RFLAGS.mask("ZF")
+_CF, _DF, _ZF, _IF = (RFLAGS.mask(one) for one in ("CF", "DF", "ZF", "IF"))
 _ARITHMETIC = RFLAGS.mask("CF", "PF", "AF", "ZF", "SF", "OF")
 
 
@@ -57,14 +60,29 @@ def on_special(p: "Processor") -> None:
     if is_vector(instruction) or p.accesses.scanner.absent.has(instruction):
         _lack(p, instruction)
         return
-    if not is_far(instruction):
-        trap = p.engine.step()
-    elif far_transfer(p, instruction):
+    transfer = _transfer(instruction)
+    if transfer is not None:
+        refusal = transfer(p, instruction)
+        if refusal is not None:
+            p.refuse(refusal)
         return
-    else:
-        trap = step_far_transfer(p)
+    sets_interrupts = instruction.mnemonic == Mnemonic.STI and not p.state.rflags & _IF
+    trap = p.engine.step()
     if trap:
         p.handlers[trap](p)
+    elif sets_interrupts and p.state.rflags & _IF:
+        p.state.in_shadow = True  # which the engine's step ends
+
+
+def _transfer(
+    instruction: Instruction,
+) -> "Callable[[Processor, Instruction], Refusal] | None":
+    """Return what executes a far transfer or load of SS; None: it is something else."""
+    if is_far(instruction):
+        return jumps.far_transfer
+    if instruction.mnemonic == Mnemonic.RETF:
+        return returns.far_return
+    return load_stack_segment if loads_stack_segment(instruction) else None
 
 
 def _lack(p: "Processor", instruction: Instruction) -> None:
@@ -158,6 +176,21 @@ def _refuses_pkru(p: "Processor", must_be_0: int) -> bool:
     return False
 
 
+def _write_base(p: "Processor", instruction: Instruction) -> None:
+    """WRFSBASE and WRGSBASE: SDM 2D, "WRFSBASE/WRGSBASE - Write FS/GS Segment Base"."""
+    state = p.state
+    if not (state.is_64bit and state.cr4 & _FSGSBASE):
+        p.raise_exception(Vector.UD)
+        return
+    value = read_register(state, instruction.op0_register)
+    if not is_valid_rip(state, value):
+        p.general_protection()
+        return
+    index = SegmentIndex.FS if instruction.mnemonic == Mnemonic.WRFSBASE else SegmentIndex.GS
+    state.set_segment_base(index, value)
+    p.advance(instruction.len)
+
+
 def _int1(p: "Processor", instruction: Instruction) -> None:
     p.raise_event(Event(EventKind.PRIVILEGED_SOFTWARE, Vector.DB, None, instruction.len))
 
@@ -209,6 +242,8 @@ _OPERATIONS: "dict[int, Callable[[Processor, Instruction], None]]" = {
     Mnemonic.INT1: _int1,
     Mnemonic.RDPKRU: _rdpkru,
     Mnemonic.WRPKRU: _wrpkru,
+    Mnemonic.WRFSBASE: _write_base,
+    Mnemonic.WRGSBASE: _write_base,
     Mnemonic.SYSCALL: system_calls.syscall,
     Mnemonic.SYSRET: system_calls.sysret,
     Mnemonic.SYSRETQ: system_calls.sysret,

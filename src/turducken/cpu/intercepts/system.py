@@ -6,19 +6,16 @@ SDM 3C, "Relative Priority of Faults and VM Exits".
 
 from typing import TYPE_CHECKING
 
-from iced_x86 import Mnemonic
-
 from turducken.address import is_canonical
 from turducken.arch.exceptions import Vector
 from turducken.arch.registers import CR0, CR4, RFLAGS
 from turducken.cpu import apic_access, vm_exit
-from turducken.cpu.decoder import Code, Instruction, OpKind, effective_address, gpr_number
-from turducken.cpu.engine import SegmentIndex
+from turducken.cpu.decoder import Code, Instruction, effective_address, gpr_number
 from turducken.cpu.guest_controls import Primary, Secondary
-from turducken.cpu.intercepts.operands import descriptor_information, instruction_information
+from turducken.cpu.intercepts.operands import displacement, instruction_information
 from turducken.cpu.surroundings import Activity
-from turducken.cpu.task_switch import iret_to_task
-from turducken.cpu.vmx_operations import iret_leaves_blocking, pause_loop_exits, step_over
+from turducken.cpu.transfers import returns, steps, tasks
+from turducken.cpu.vmx_operations import iret_leaves_blocking, pause_loop_exits
 from turducken.vmx import vmcs_fields as f
 from turducken.vmx.exit_reasons import ExitReason
 
@@ -29,9 +26,9 @@ if TYPE_CHECKING:
 
 _LOW = 0xFFFF_FFFF
 _TSD, _PCE, _OSXSAVE = CR4.mask("TSD"), CR4.mask("PCE"), CR4.mask("OSXSAVE")
-_PCIDE, _UMIP = CR4.mask("PCIDE"), CR4.mask("UMIP")
+_PCIDE = CR4.mask("PCIDE")
 _PE = CR0.mask("PE")
-_VM, _IF = RFLAGS.mask("VM"), RFLAGS.mask("IF")
+_VM, _IF, _NT = RFLAGS.mask("VM"), RFLAGS.mask("IF"), RFLAGS.mask("NT")
 _RAX, _RCX, _RDX, _RBX = 0, 1, 2, 3
 _PAUSE_LENGTH = 2
 
@@ -315,101 +312,27 @@ def on_xsetbv(p: "Processor") -> None:
     p.advance(p.instruction_length())
 
 
-def displacement(instruction: Instruction, rip: int) -> int:
-    """Return the exit qualification of instructions with a memory operand: the displacement.
-
-    A RIP-relative one is the sum of displacement and the next instruction's address.
-    """
-    if instruction.is_ip_rel_memory_operand:
-        return (instruction.ip_rel_memory_address + rip) & 0xFFFF_FFFF_FFFF_FFFF
-    value = instruction.memory_displacement
-    if instruction.memory_displ_size == 1:
-        value = (value & 0xFF ^ 0x80) - 0x80
-    elif instruction.memory_displ_size == 4:
-        value = (value & _LOW ^ 0x8000_0000) - 0x8000_0000
-    return value & 0xFFFF_FFFF_FFFF_FFFF
-
-
-_TABLES = {
-    Code.SGDT_M1632: (SegmentIndex.GDTR, 0, False),
-    Code.SGDT_M1664: (SegmentIndex.GDTR, 0, False),
-    Code.SIDT_M1632: (SegmentIndex.IDTR, 1, False),
-    Code.SIDT_M1664: (SegmentIndex.IDTR, 1, False),
-    Code.LGDT_M1632: (SegmentIndex.GDTR, 2, True),
-    Code.LGDT_M1664: (SegmentIndex.GDTR, 2, True),
-    Code.LIDT_M1632: (SegmentIndex.IDTR, 3, True),
-    Code.LIDT_M1664: (SegmentIndex.IDTR, 3, True),
-}
-
-
-def on_descriptor_table(p: "Processor") -> None:
-    """SGDT, SIDT, LGDT, LIDT, SLDT, STR, LLDT, LTR with descriptor-table exiting.
-
-    Without that control the engine executes them; LTR is always trapped, what CR4.UMIP keeps from
-    user mode while that is set. Its #GP comes before the VM exit.
-    """
-    instruction = p.instruction()
-    if instruction is None:
-        return
-    guest = p.guest
-    if p.state.cr4 & _UMIP and p.state.cpl and instruction.mnemonic in _STORES:
-        p.general_protection()
-        return
-    if guest is None or not guest.has_secondary(Secondary.DESCRIPTOR_TABLE_EXITING):
-        if instruction.mnemonic == Mnemonic.LTR:
-            _load_task_register(p)
-        elif trap := step_over(p):
-            p.handlers[trap](p)
-        return
-    table = _TABLES.get(instruction.code)
-    loads = table[2] if table is not None else instruction.mnemonic in _LOADS
-    if loads and _needs_ring0(p):
-        return
-    vmcs = vm_exit.current_vmcs(p)
-    identity = table[1] if table is not None else _IDENTITY[instruction.mnemonic]
-    vmcs.write(
-        f.EXIT_INSTRUCTION_INFORMATION, descriptor_information(instruction, p.state, identity)
-    )
-    is_memory = instruction.op0_kind == OpKind.MEMORY
-    reason = ExitReason.GDTR_OR_IDTR_ACCESS if table is not None else ExitReason.LDTR_OR_TR_ACCESS
-    qualification = displacement(instruction, p.state.rip) if is_memory else 0
-    vm_exit.exit_to_host(p, reason, qualification, length=instruction.len)
-
-
-def _load_task_register(p: "Processor") -> None:
-    """SDM 2A, "LTR - Load Task Register": the engine would accept the null selector."""
-    rip, before = p.state.rip, p.state.segment(SegmentIndex.TR)
-    trap = step_over(p)
-    if trap:
-        p.handlers[trap](p)
-    elif p.state.segment(SegmentIndex.TR).selector & ~3 == 0:
-        p.state.set_segment(SegmentIndex.TR, before)
-        p.state.rip = rip
-        p.general_protection()
-
-
-_IDENTITY = {Mnemonic.SLDT: 0, Mnemonic.STR: 1, Mnemonic.LLDT: 2, Mnemonic.LTR: 3}
-_LOADS = frozenset({Mnemonic.LLDT, Mnemonic.LTR})
-_STORES = frozenset({Mnemonic.SGDT, Mnemonic.SIDT, Mnemonic.SLDT, Mnemonic.STR})
-"""What CR4.UMIP keeps from user mode, besides SMSW."""
-
-
 def on_iret(p: "Processor") -> None:
-    """IRET that may be a task switch, or that ends the blocking of NMIs, even if it faults.
+    """IRET: perhaps a task switch; it ends the blocking of NMIs, even if it faults.
 
     SDM 3A, "Handling Multiple NMIs". A fault or EPT violation that it then meets is reported with
     the bit "NMI unblocking due to IRET".
     """
-    if iret_to_task(p, p.instruction_length()):
+    instruction = p.instruction()
+    if instruction is None:
         return
+    state = p.state
     if p.nmi_blocked and not iret_leaves_blocking(p.guest):
         p.nmi_blocked = False
-        p.unblocking_iret = p.state.rip
-    trap = step_over(p)
-    if trap:
-        p.handlers[trap](p)
+        p.unblocking_iret = state.rip
+    to_task = state.rflags & _NT and not steps.is_real_or_8086(state) and not steps.is_long(state)
+    if to_task:
+        refusal = tasks.interrupt_return_task(p, instruction.len)
+    else:
+        refusal = returns.interrupt_return(p, instruction)
+    if refusal is not None:
+        p.refuse(refusal)
     p.unblocking_iret = None
-    p.attention = True
 
 
 HANDLERS: "dict[int, Callable[[Processor], None]]" = {
@@ -428,5 +351,4 @@ HANDLERS: "dict[int, Callable[[Processor], None]]" = {
     0x18B: on_mwait,
     0x18C: on_mwait,
     0x18D: on_xsetbv,
-    **{0x166 + n: on_descriptor_table for n in range(8)},
 }

@@ -17,8 +17,11 @@ from turducken.cpu.decoder import (
     write_register,
 )
 from turducken.cpu.diagnosing import tell_failed, tell_refused, tell_refused_vmfunc
-from turducken.cpu.intercepts.operands import field_access_information, instruction_information
-from turducken.cpu.intercepts.system import displacement
+from turducken.cpu.intercepts.operands import (
+    displacement,
+    field_access_information,
+    instruction_information,
+)
 from turducken.cpu.vmx_operations import (
     invalidate_ept,
     invalidate_vpid,
