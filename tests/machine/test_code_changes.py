@@ -106,3 +106,28 @@ def test_what_is_written_over_code_is_known_for_what_it_is(native: bool) -> None
     assert pc.run() is other.run() is Outcome.HALTED
     assert pc.state.gpr[RSI] == other.state.gpr[RSI] != 0  # repeatable: not the host's
     assert pc.state.gpr[RAX] != pc.state.gpr[RSI]
+
+
+@pytest.mark.parametrize("native", [True, False])
+@pytest.mark.parametrize("by_alias", [True, False])
+@pytest.mark.parametrize("small", [True, False])
+def test_two_routines_of_one_page_change_both(native: bool, by_alias: bool, small: bool) -> None:
+    """MOV BL, 1; RET and MOV BH, 1; RET become 2 and 2, in two stores."""
+    run_at = ALIAS if small else ALIAS + OTHER
+    place = run_at if by_alias else OTHER
+
+    def le(address: int) -> str:
+        return address.to_bytes(4, "little").hex()
+
+    def round_of(value: str) -> str:
+        stores = f"c70425 {le(place)} b3{value}c390 c70425 {le(place + 0x20)} b7{value}c390"
+        return stores + f"b9 {le(run_at)} ffd1 b9 {le(run_at + 0x20)} ffd1"
+
+    pc = Pc(native=native).long(round_of("01") + "31c0 0fa2" + round_of("02") + "f4")
+    assert pc.table is not None
+    if small:
+        pc.table.map(ALIAS, OTHER, 0x1000, ALL, max_shift=12)
+    else:
+        pc.table.map(ALIAS, 0, 2 << 20, ALL)
+    assert pc.run() is Outcome.HALTED
+    assert pc.state.gpr[3] & 0xFFFF == 0x202

@@ -97,8 +97,8 @@ def test_a_load_of_ss_is_not_taken_for_sti(mode: Mode, cpus: int) -> None:
     assert found_by(mode, code, CODE32, DATA32, cpus=cpus) == 0
 
 
-@pytest.mark.parametrize("mode", [Mode.BARE])
-def test_a_jump_to_another_task(mode: Mode) -> None:
+@MODES
+def test_a_jump_to_another_task(mode: Mode, cpus: int) -> None:
     """JMP 20h:0; the new task exits with its EBX."""
     code = (
         ENTER + DATA_SEGMENTS + "66b81800 0f00d8 ea 00000000 2000"  # mov ax, 18h; ltr ax; jmp
@@ -110,6 +110,6 @@ def test_a_jump_to_another_task(mode: Mode) -> None:
     fields[18:24] = 0x10, 8, 0x10, 0x10, 0x10, 0x10
     found = found_by(
         mode, code, CODE32, DATA32, task_at(TASK), task_at(OTHER_TASK),
-        more={OTHER_TASK: struct.pack("<26I", *fields)},
+        cpus=cpus, more={OTHER_TASK: struct.pack("<26I", *fields)},
     )  # fmt: skip
     assert found == 0x55

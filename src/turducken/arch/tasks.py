@@ -17,6 +17,8 @@ _CS, _SS = SegmentIndex.CS, SegmentIndex.SS
 _BUSY = 2
 _LINK = 0
 _8086_RIGHTS = 0xF3
+_UNLOADED_CODE = 0x409B
+"""Access rights of CS until its descriptor is loaded."""
 
 Failure = TypeVar("Failure")
 """What an access to memory fails with: the host's affair."""
@@ -242,7 +244,7 @@ def _load(
         if is_8086:
             segment = Segment(selector, selector << 4, 0xFFFF, _8086_RIGHTS)
         elif index is _CS:
-            segment = host.segment(_CS)._replace(selector=selector)
+            segment = Segment(selector, 0, 0xFFFF, _UNLOADED_CODE | level << 5)
         host.set_segment(index, segment)
     host.set_segment(SegmentIndex.LDTR, Segment(ldt, 0, 0, UNUSABLE))
     host.enter(level)

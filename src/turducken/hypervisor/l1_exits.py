@@ -8,6 +8,7 @@ from turducken.arch.exceptions import Vector
 from turducken.arch.registers import CR0, CR4
 from turducken.hypervisor import boot, stopping
 from turducken.hypervisor.operands import is_64bit_mode, read_gpr
+from turducken.hypervisor.task_switch import on_task_switch
 from turducken.hypervisor.vmx_instructions import HANDLERS as VMX_HANDLERS
 from turducken.vmx import vmcs_fields as f
 from turducken.vmx.exit_information import (
@@ -218,6 +219,7 @@ HANDLERS: "dict[int, Callable[[Vcpu], Handling]]" = {
     R.TRIPLE_FAULT: on_triple_fault,
     R.INIT: on_init,
     R.SIPI: on_sipi,
+    R.TASK_SWITCH: on_task_switch,
     R.CPUID: on_cpuid,
     R.GETSEC: on_getsec,
     R.INVD: on_invd,

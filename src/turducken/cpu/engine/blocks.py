@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Annotated
 
 from turducken.cpu.engine.hot import HOT
-from turducken.native import U16, U64, Record
+from turducken.native import U64, Record
 
 SLOTS = 1 << 16
 _KEY_SHIFT = 48
@@ -29,14 +29,6 @@ class BlockTable(Record):
     blocks: Annotated[Sequence[Block], SLOTS]
 
 
-class Translation(Record):
-    """What the engine says of a block that it has translated."""
-
-    begin: U64
-    instructions: U16
-    size: U16
-
-
 @HOT.compiled
 def key_of_block(address: U64, size: U64) -> U64:
     """Return what a block is known by."""
@@ -47,14 +39,6 @@ def key_of_block(address: U64, size: U64) -> U64:
 def block_at(table: BlockTable, address: U64) -> Block:
     """Return the one block that is remembered of those at such addresses."""
     return table.blocks[(address ^ address >> 12) & SLOTS - 1]
-
-
-@HOT.exported
-def forget_block(engine: U64, translation: Translation, before: U64, table: BlockTable) -> None:
-    """Forget what was known where a block has been translated: the engine's hook for that."""
-    block = block_at(table, translation.begin)
-    if block.key == key_of_block(translation.begin, translation.size):
-        block.key = 0
 
 
 class Blocks:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Annotated
 
 from turducken.cpu.engine import library
-from turducken.cpu.engine.blocks import BlockTable, block_at, forget_block, key_of_block
+from turducken.cpu.engine.blocks import BlockTable, block_at, key_of_block
 from turducken.cpu.engine.hot import HOT
 from turducken.cpu.engine.registers import Registers
 from turducken.native import I64, U32, U64, Record, Ref
@@ -48,7 +48,7 @@ class Budget:
     small table has forgotten it, or the engine has translated it anew) and returns the number of
     instructions in it, or None if it has stopped the engine before a block that must be seen every
     time; and whether the number may be remembered. ``hook`` is for the engine to call at each
-    block, ``translation_hook`` when it has translated one; each with its data.
+    block, with ``data``.
     """
 
     def __init__(
@@ -65,8 +65,6 @@ class Budget:
         self._on_new_block = on_new_block
         self.hook = HOT.hook(count_block, native=native)
         self.data = self.words.address
-        self.translation_hook = HOT.hook(forget_block, native=native)
-        self.translation_data = self.words.table.address
         self._left = ctypes.c_int64.from_address(self.data + BudgetData.members["left"].offset)
 
     @property
@@ -84,7 +82,13 @@ class Budget:
 
     def forget_blocks(self) -> None:
         """Forget all counts (when translated code is dropped)."""
-        ctypes.memset(self.translation_data, 0, ctypes.sizeof(BlockTable))
+        ctypes.memset(self.words.table.address, 0, ctypes.sizeof(BlockTable))
+
+    def forget_block(self, address: int, size: int) -> None:
+        """Forget a block's count: there is another translation of it."""
+        block = block_at(self.words.table, address)
+        if block.key == key_of_block(address, size):
+            block.key = 0
 
     def _new_block(self, _engine: int, address: int, size: int, _data: int) -> None:
         count, is_lasting = self._on_new_block(address, size)

@@ -2,7 +2,7 @@
 
 import ctypes
 from enum import IntEnum
-from typing import Protocol
+from typing import Any, Protocol
 
 from unicorn import unicorn_const, x86_const
 
@@ -10,6 +10,7 @@ from turducken.address import PAGE_OFFSET_MASK, PAGE_SIZE
 from turducken.cpu.engine import library
 from turducken.cpu.engine.blocks import Blocks
 from turducken.cpu.engine.budget import Budget
+from turducken.cpu.engine.code import TranslatedCode
 from turducken.cpu.engine.field_access import FieldAccess
 from turducken.cpu.engine.grants import EXECUTE, LARGE_SHIFT, Answer, Grants
 from turducken.cpu.engine.guestmode import enter_guest_mode
@@ -42,9 +43,6 @@ _GRANT = (
     unicorn_const.UC_PROT_EXEC,
 )
 
-
-_MANY = -1
-"""Instead of the linear page that stores to a page go through: there are several."""
 
 _SINGLE_STEP = 0x141
 """#DB after an instruction under RFLAGS.TF."""
@@ -119,8 +117,7 @@ class Engine:
         self.is_switched = False
         self.is_stale = False
         self.is_code_stale = False
-        self._stored: dict[int, int] = {}
-        self._stored_large: dict[int, int] = {}
+        self.code = TranslatedCode(self._handle)
         self._blocks = Blocks()
         self._running_budget = 0
         self._is_stepping = False
@@ -172,11 +169,11 @@ class Engine:
             (unicorn_const.UC_HOOK_BLOCK, self._budget),
         ):
             library.add_hook(self._handle, kind, owner.hook, owner.data)
+        self._translated = library.EDGE_HOOK(self._on_translated)
         library.add_hook(
             self._handle,
             unicorn_const.UC_HOOK_EDGE_GENERATED,
-            self._budget.translation_hook,
-            self._budget.translation_data,
+            self._translated,
         )
         self._in = library.IN_HOOK(self._on_in)
         self._out = library.OUT_HOOK(self._on_out)
@@ -268,8 +265,6 @@ class Engine:
 
     def flush_tlb(self) -> None:
         """Make every access ask `EngineHost.fill` again."""
-        self._stored.clear()
-        self._stored_large.clear()
         self.grants.forget()
         library.flush_tlb(self._handle)
 
@@ -283,6 +278,7 @@ class Engine:
         self.flush_tlb()
         self._budget.forget_blocks()
         self._blocks.forget()
+        self.code.forget()
 
     def _stop(self, trap: int) -> None:
         self._trap = trap
@@ -320,6 +316,9 @@ class Engine:
         if self._is_entering:
             answer.target, answer.rights = page, unicorn_const.UC_PROT_ALL
             return True
+        if self.code.asked is not None:
+            answer.target, answer.rights = self.code.asked, EXECUTE
+            return True
         kind = _KINDS[access]
         target = None
         if not self._aborted:
@@ -343,8 +342,8 @@ class Engine:
                 answer.target, answer.rights = _EMPTY_BUS, _GRANT[kind]
                 return True
             target = _DEVICE_WINDOW + min(target, _DEVICE_WINDOW - PAGE_SIZE)
-        elif kind == WRITE and self._stored.setdefault(target, page) != page:
-            self._stored[target] = _MANY
+        elif kind == WRITE:
+            self.code.store(self.grants.source, page, target)
         answer.target, answer.rights = target, self.grants.add(key, target, _GRANT[kind])
         if self.is_stale or self.is_code_stale or self.is_switched:
             self._traps.forbid()
@@ -355,12 +354,10 @@ class Engine:
 
         That saves asking for the rest of it. All of it must be RAM.
         """
+        if kind == WRITE and not self.code.store_large(self.grants.source, page, target):
+            return
         if self._memory.is_ram(target >> LARGE_SHIFT << LARGE_SHIFT, 1 << LARGE_SHIFT):
             self.grants.add_large(self.grants.key(page), target, _GRANT[kind])
-            if kind == WRITE:
-                number, begin = target >> LARGE_SHIFT, page >> LARGE_SHIFT
-                if self._stored_large.setdefault(number, begin) != begin:
-                    self._stored_large[number] = _MANY
 
     def fetched(self, page: int) -> int | None:
         """Return the host-physical page that the engine fetches from at the linear ``page``.
@@ -430,9 +427,9 @@ class Engine:
         """Count a block's instructions; stop before it, uncounted, if it is not for the engine."""
         if self._is_entering or self._aborted:
             return None, False
+        place = self._watch_code(address, size)
         if self._is_stepping:
             return 1, False
-        place = self._watch_code(address, size)
         try:
             if self._host.is_special(address, size):
                 self._blocks.learn(address, size, place, -1)
@@ -445,19 +442,31 @@ class Engine:
         count = library.block_instructions(self._handle, address)
         return count, self._blocks.learn(address, size, place, count)
 
-    def _watch_code(self, address: int, size: int) -> int | None:
-        """Have stores to a block's page noticed that are made through other linear addresses.
+    def _on_translated(self, _engine: int, block: Any, _before: Any, _data: int) -> None:
+        """Learn that the engine has translated a block of code."""
+        if not self._is_entering:
+            found = block[0]
+            self._budget.forget_block(found.pc, found.size)
+            self._watch_code(found.pc, found.size)
 
-        The engine protects the page that it has translated code from by the linear address that it
-        fetched from. What it knows of others it must ask for again: then it sees the code.
+    def _watch_code(self, address: int, size: int) -> int | None:
+        """Have stores to a block's pages noticed that are made through other linear addresses.
+
+        Returns the host-physical page that the block begins in.
         """
         first, last = address & ~PAGE_OFFSET_MASK, address + size - 1 & ~PAGE_OFFSET_MASK
-        for page in (first,) if first == last else (first, last):
-            target = self.fetched(page) or -1
-            large = self._stored_large.get(target >> LARGE_SHIFT, page >> LARGE_SHIFT)
-            if self._stored.get(target, page) != page or large != page >> LARGE_SHIFT:
-                self.refill()
-        return self.fetched(first)
+        begin = self._watch_page(first)
+        if last != first:
+            self._watch_page(last)
+        return begin
+
+    def _watch_page(self, page: int) -> int | None:
+        found = self.grants.find(self.grants.key(page), EXECUTE)
+        if found is None:
+            return None
+        if self.code.translate(page, found[0]):
+            self.refill()
+        return found[0]
 
 
 def _is_after_instruction(trap: int) -> bool:

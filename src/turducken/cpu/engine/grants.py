@@ -144,6 +144,12 @@ class GrantTable:
             self.large.clear()
             self._grants.renumber(self)
 
+    def withdraw(self, page: int) -> None:
+        """Forget a linear page."""
+        for mode in range(_MODES):
+            self.pages.pop(page | mode, None)
+        self._grants.forget_page(self, page)
+
     def dropped(self, shift: int, page: int) -> None:
         """Forget a page of ``1 << shift`` bytes, by its number."""
         if shift == PAGE_SHIFT:

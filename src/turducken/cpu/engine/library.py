@@ -47,12 +47,14 @@ hook_add_instruction = _prepare("uc_hook_add", ptr, ptr, c_int, ptr, ptr, c_uint
 mmio_map = _prepare("uc_mmio_map", ptr, c_uint64, c_uint64, ptr, ptr, ptr, ptr)
 _ctl_none = _prepare("uc_ctl", ptr, c_int32)
 _ctl_int = _prepare("uc_ctl", ptr, c_int32, c_int)
+_ctl_range = _prepare("uc_ctl", ptr, c_int32, c_uint64, c_uint64)
 _ctl_block = _prepare("uc_ctl", ptr, c_int32, c_uint64, POINTER(uc_tb))
 
 INTERRUPT_HOOK = CFUNCTYPE(None, c_uint64, c_uint32, c_uint64)
 FILL_HOOK = CFUNCTYPE(c_bool, c_uint64, c_uint64, c_uint32, c_uint64, c_uint64)
 STOP = CFUNCTYPE(c_int, c_uint64)
 BLOCK_HOOK = CFUNCTYPE(None, c_uint64, c_uint64, c_uint32, c_uint64)
+EDGE_HOOK = CFUNCTYPE(None, ptr, POINTER(uc_tb), POINTER(uc_tb), ptr)
 IN_HOOK = CFUNCTYPE(c_uint32, ptr, c_uint32, c_int, ptr)
 OUT_HOOK = CFUNCTYPE(None, ptr, c_uint32, c_int, c_uint32, ptr)
 MMIO_READ_HOOK = CFUNCTYPE(c_uint64, ptr, c_uint64, c_unsigned, ptr)
@@ -67,6 +69,7 @@ _FLUSH_TLB = _control(unicorn_const.UC_CTL_TLB_FLUSH, 0, write=True)
 _FLUSH_CODE = _control(unicorn_const.UC_CTL_TB_FLUSH, 0, write=True)
 _VIRTUAL_TLB = _control(unicorn_const.UC_CTL_TLB_TYPE, 1, write=True)
 _USE_EXITS = _control(unicorn_const.UC_CTL_UC_USE_EXITS, 1, write=True)
+_REMOVE_CODE = _control(unicorn_const.UC_CTL_TB_REMOVE_CACHE, 2, write=True)
 _REQUEST_BLOCK = _control(unicorn_const.UC_CTL_TB_REQUEST_CACHE, 2, write=True, read=True)
 
 
@@ -91,6 +94,11 @@ def flush_tlb(handle: int) -> None:
 def flush_code(handle: int) -> None:
     """Drop all translated code."""
     _ctl_none(handle, _FLUSH_CODE)
+
+
+def remove_code(handle: int, begin: int, end: int) -> None:
+    """Drop the code translated from the RAM that linear ``begin`` to ``end`` lead to."""
+    _ctl_range(handle, _REMOVE_CODE, begin, end)
 
 
 def block_instructions(handle: int, address: int) -> int:
