@@ -34,6 +34,11 @@ class Findings:
         """Return what `--json` has under ``findings``."""
         return self._sanitizer.as_list(self._names.describe)
 
+    def texts(self) -> list[str]:
+        """Return all findings as paragraphs, the missing invalidations first."""
+        ordered = sorted(self._sanitizer.findings, key=lambda one: one.kind != "missing")
+        return [one.text(self._names.describe) for one in ordered]
+
     @property
     def summary(self) -> str:
         """All findings, the missing invalidations first; advice is cut off after a few."""

@@ -8,7 +8,7 @@ from typing import IO, TYPE_CHECKING, Annotated
 
 import typer
 
-from turducken.cli import choices, linux_options, stopping, tracing
+from turducken.cli import choices, linux_options, reporting, stopping, tracing
 from turducken.cli.ending import check_timeout, ended_from_outside
 from turducken.cli.errors import InputError
 from turducken.cli.output import STDOUT, output_file
@@ -67,11 +67,22 @@ SnapshotOption = Annotated[
 ]
 
 
+ReportOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE.html",
+        rich_help_panel=choices.SHOW,
+        help="Write a page about the run there: diagnoses, timeline, exits, tables, console.",
+    ),
+]
+
+
 app = typer.Typer(add_completion=False)
 
 
 @app.command("run", cls=command_with(EXAMPLES + STATUSES, {"--sanitize": "report"}))
 def run(
+    context: typer.Context,
     image: choices.Image = DEFAULT_IMAGE,
     mode: choices.ModeOption = DEFAULT_MODE,
     cpus: choices.Cpus = 1,
@@ -97,6 +108,7 @@ def run(
     snapshot: SnapshotOption = None,
     sanitize: choices.Sanitize = None,
     explain: choices.ExplainOption = choices.Explain.FATAL,
+    report: ReportOption = None,
     trace: tracing.TraceFile = None,
     trace_kind: tracing.Kinds = [],  # noqa: B006 - Typer copies it
     trace_cpu: tracing.Cpus = [],  # noqa: B006 - Typer copies it
@@ -142,8 +154,10 @@ def run(
         json_file = files.enter_context(output_file("--json", json))
         snapshot_file = files.enter_context(output_file("--snapshot", snapshot))
         trace_file = files.enter_context(output_file("--trace", trace))
+        report_file = files.enter_context(output_file("--report", report))
         system = System(options)
         tracer = traced.begin(system, trace_file) if traced.is_wanted else None
+        page = None if report_file is None else reporting.Report(system, context.obj or ())
         findings = None if sanitize is None else _sanitized(system)
         if console_file is not None:
             system.console.on_byte = _byte_writer(console_file)
@@ -153,6 +167,8 @@ def run(
             tracer.finish()
         if json_file is not None:
             json_file.write(_record(system, result, findings))
+        if page is not None and report_file is not None:
+            report_file.write(page.render(result, findings))
         if snapshot_file is not None:
             _save(system, snapshot_file)
         if is_shown:

@@ -18,7 +18,8 @@ class TeachingCommand(TyperCommand):
     implied: Mapping[str, str] = {}
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Give options that stand without a value theirs."""
+        """Give options that stand without a value theirs; keep what was written for reports."""
+        ctx.obj = list(args)
         told = [f"{one}={self.implied[one]}" if one in self.implied else one for one in args]
         return super().parse_args(ctx, told)
 

@@ -62,7 +62,8 @@ class Explanation:
         return None if None in outputs or not outputs else Hpa(outputs[-1] or 0)
 
 
-def _stage(name: str, fmt: BoundFormat, memory: TableMemory, root: int, address: int) -> Stage:
+def read_stage(name: str, fmt: BoundFormat, memory: TableMemory, root: int, address: int) -> Stage:
+    """Follow an address through one table, whose entries are in ``memory``."""
     found = walk(fmt, memory, root, address)
     entries = tuple(
         EntryRead(fmt.levels[one.level].name, one.address, one.entry) for one in found.steps
@@ -103,13 +104,13 @@ def explain_now(vcpu: "Vcpu", gpa2: Gpa2) -> Explanation:
     context = vcpu.nested.current
     root12 = context.root12 if context is not None else None
     if root12 is None:
-        stage = _stage("EPT01", fmt01, memory, vcpu.eptp01, gpa2)
+        stage = read_stage("EPT01", fmt01, memory, vcpu.eptp01, gpa2)
         return Explanation(vcpu.index, gpa2, (stage,))
-    stages = [_stage("EPT12", root12.view.format, vcpu.memory, root12.eptp, gpa2)]
+    stages = [read_stage("EPT12", root12.view.format, vcpu.memory, root12.eptp, gpa2)]
     gpa1 = stages[0].output
     if gpa1 is not None:
         vcpu.ept01.find(Gpa1(gpa1))
-        stages.append(_stage("EPT01", fmt01, memory, vcpu.eptp01, gpa1))
+        stages.append(read_stage("EPT01", fmt01, memory, vcpu.eptp01, gpa1))
     table = vcpu.shadow.table_of(root12)
     if table is not None:
         fmt02 = EPT.bind(
@@ -118,5 +119,5 @@ def explain_now(vcpu: "Vcpu", gpa2: Gpa2) -> Explanation:
                 mode_based_execute=root12.view.features.mode_based_execute,
             )
         )
-        stages.append(_stage("EPT02", fmt02, memory, table.root, gpa2))
+        stages.append(read_stage("EPT02", fmt02, memory, table.root, gpa2))
     return Explanation(vcpu.index, gpa2, tuple(stages))

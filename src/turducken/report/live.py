@@ -12,7 +12,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from turducken.report.words import short_number, short_time
+from turducken.report.words import short_number, short_time, visible
 from turducken.system import System
 from turducken.system.assembly import level_of, state_name
 from turducken.vmx.exit_reasons import name_of
@@ -119,7 +119,7 @@ def console_line(line: str) -> Text:
 
     A guest's escape sequences would move the cursor out of the view, or worse.
     """
-    text = Text(_CONTROLS.sub(lambda found: _visible(ord(found[0])), line))
+    text = Text(_CONTROLS.sub(lambda found: visible(ord(found[0])), line))
     if line.startswith("ok "):
         text.stylize("green", 0, 2)
     elif line.startswith(("not ok ", "Bail out!")):
@@ -127,11 +127,6 @@ def console_line(line: str) -> Text:
     elif line.startswith("#"):
         text.stylize("dim")
     return text
-
-
-def _visible(code: int) -> str:
-    """Return a control code in caret notation (``^[`` is ESC), from 80H on with ``M-`` before."""
-    return f"^{chr(code ^ 0x40)}" if code < 0x80 else f"M-^{chr(code ^ 0xC0)}"
 
 
 def _processors(system: System) -> Table:

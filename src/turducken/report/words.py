@@ -63,3 +63,8 @@ def short_time(seconds: float) -> str:
 def plural(number: int, noun: str) -> str:
     """Return ``1 processor``, ``2 processors``."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def visible(code: int) -> str:
+    """Return a control code in caret notation (``^[`` is ESC), from 80H on with ``M-`` before."""
+    return f"^{chr(code ^ 0x40)}" if code < 0x80 else f"M-^{chr(code ^ 0xC0)}"

@@ -9,7 +9,18 @@ _EPTP_WRITE_BACK_WALK_4 = 0x1E
 
 
 def save_snapshot(system: System, stream: IO[bytes]) -> None:
-    """Write the machine's RAM to ``stream``, with the roots that `pt --via` can name.
+    """Write the machine's RAM to ``stream``, with the roots that `pt --via` can name."""
+    machine = system.machine
+    regions = [(one.base, one.size) for one in machine.memory.regions]
+    bits = system.options.profile.cpu.physical_address_bits
+    types = machine.mtrrs[0].ranges()
+    mtrrs = [(start, end - start, int(kind)) for start, end, kind in types]
+    roots = roots_of(system)
+    write_snapshot(stream, machine.memory, regions, roots=roots, maxphyaddr=bits, mtrrs=mtrrs)
+
+
+def roots_of(system: System) -> dict[str, int]:
+    """Return the roots of tables by name.
 
     ``cpuN.cr3`` is what the processor translates with at present; in nested mode ``cpuN.ept01`` is
     L1's, and once L1 has run a guest with EPT there, ``cpuN.ept12`` and ``cpuN.ept02``.
@@ -28,8 +39,4 @@ def save_snapshot(system: System, stream: IO[bytes]) -> None:
         table = vcpu.shadow.table_of(root12)
         if table is not None:
             roots[f"{name}.ept02"] = table.root | _EPTP_WRITE_BACK_WALK_4
-    regions = [(one.base, one.size) for one in machine.memory.regions]
-    bits = system.options.profile.cpu.physical_address_bits
-    types = machine.mtrrs[0].ranges()
-    mtrrs = [(start, end - start, int(kind)) for start, end, kind in types]
-    write_snapshot(stream, machine.memory, regions, roots=roots, maxphyaddr=bits, mtrrs=mtrrs)
+    return roots

@@ -52,7 +52,8 @@ class Recorder:
         for processor in self._machine.processors:
             self._next[processor.index] = processor.on_event
             processor.on_event = self._on_event
-        self._machine.chipset.fabric.on_ipi = self._on_ipi
+        fabric = self._machine.chipset.fabric
+        self._next_ipi, fabric.on_ipi = fabric.on_ipi, self._on_ipi
         if system.hypervisor is not None:
             system.hypervisor.events.subscribers.append(self._on_l0)
         if system.diagnoses is not None:
@@ -182,6 +183,8 @@ class Recorder:
 
     def _on_ipi(self, message: Message, to: Destination | Shorthand) -> None:
         sender = self._machine.running
+        if self._next_ipi is not None:
+            self._next_ipi(message, to)
         if sender is None:
             return
         mode = Delivery(message.mode).name.lower().replace("_", " ") if message.mode != 3 else "?"
