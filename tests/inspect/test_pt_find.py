@@ -8,8 +8,9 @@ import foreign_tables
 import numpy as np
 import pytest
 
+from turducken.inspect.containers import open_file
 from turducken.inspect.search import vmcs
-from turducken.inspect.search.pages import PageSpace
+from turducken.inspect.search.pages import PageSpace, space_of
 from turducken.inspect.search.roots import find_roots
 from turducken.memory import PhysicalMemory
 from turducken.paging import rights
@@ -232,3 +233,24 @@ def test_chains_lead_to_the_guests_own_tables(pt_json, samples):
     for chain in record["chains"]:
         status, _ = pt_json("dump", samples / "nested.core", "--via", chain["via"])
         assert status == 0
+
+
+def test_holes_of_a_sparse_file_are_not_read(tmp_path, pt_json):
+    """They are known to be zero: the same is found as where they are zeros that were written."""
+    machine = foreign_tables.Machine(8, 16 * MIB, noisy=False)
+    root = foreign_tables.plain(machine)
+    full, sparse = tmp_path / "full", tmp_path / "sparse"
+    full.write_bytes(machine.memory.bytes)
+    with open(sparse, "wb") as stream:
+        for at in range(0, machine.memory.size, 4096):
+            page = machine.memory.read(at, 4096)
+            if any(page):
+                stream.seek(at)
+                stream.write(page)
+        stream.truncate(machine.memory.size)
+    source = open_file(f"raw:{sparse}")
+    known = sum(high - low for low, high in space_of(source).empty_runs())
+    assert known > 512, "this file system keeps no holes"
+    found = [pt_json("find", f"raw:{one}")[1]["candidates"] for one in (full, sparse)]
+    assert found[0] == found[1]
+    assert found[0][0]["root"] == f"{root:#x}"

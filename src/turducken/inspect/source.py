@@ -67,6 +67,8 @@ class FileMap:
     data: memoryview = field(repr=False)
     notes: list[str] = field(default_factory=list)
     """What a user has to know of the file, if it was made from another."""
+    holes: list[tuple[int, int]] = field(default_factory=list)
+    """Where a sparse file has no bytes of its own, from offset to offset: zeros for who reads."""
 
     @classmethod
     def open(cls, path: str) -> "FileMap":
@@ -76,7 +78,8 @@ class FileMap:
                 size = os.fstat(stream.fileno()).st_size
                 if not size:
                     raise InspectError(f"{path}: the file is empty")
-                return cls(path, memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)))
+                mapped = memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))
+                return cls(path, mapped, holes=_holes(stream.fileno(), size))
         except OSError as error:
             raise InspectError(f"{path}: {error.strerror or error}") from None
         except ValueError as error:
@@ -89,6 +92,25 @@ class FileMap:
     def behind(self, offset: int) -> "FileMap":
         """Return the file without its first ``offset`` bytes."""
         return FileMap(self.path, self.data[offset:])
+
+
+def _holes(descriptor: int, size: int) -> list[tuple[int, int]]:
+    """Return the holes of a sparse file of ``size`` bytes; none where the system cannot tell."""
+    holes: list[tuple[int, int]] = []
+    at = 0
+    try:
+        while at < size:
+            begin = os.lseek(descriptor, at, os.SEEK_HOLE)
+            if begin >= size:
+                break
+            try:
+                at = os.lseek(descriptor, begin, os.SEEK_DATA)
+            except OSError:
+                at = size  # nothing but a hole up to the end
+            holes.append((begin, at))
+    except OSError:
+        return []
+    return holes
 
 
 class _Octets(io.RawIOBase):
@@ -263,10 +285,27 @@ class FileSource:
         octets = [np.frombuffer(one.data, dtype=np.uint8) for one in self.files]
         return SegmentReader(
             [
-                Segment(one.base, octets[one.file][one.offset : one.offset + one.size])
+                Segment(
+                    one.base,
+                    octets[one.file][one.offset : one.offset + one.size],
+                    _within(self.files[one.file].holes, one),
+                )
                 for one in self.pieces
             ]
         )
+
+
+def _within(holes: Sequence[tuple[int, int]], piece: Piece) -> tuple[tuple[int, int], ...]:
+    """Return the holes of a file inside a piece of it, as offsets in the piece."""
+    first = max(0, bisect.bisect_right(holes, (piece.offset, 0)) - 1)
+    found = []
+    for begin, end in holes[first:]:
+        if begin >= piece.offset + piece.size:
+            break
+        low, high = max(begin - piece.offset, 0), min(end - piece.offset, piece.size)
+        if high > low:
+            found.append((low, high))
+    return tuple(found)
 
 
 def _regions(pieces: list[Piece]) -> list[Region]:

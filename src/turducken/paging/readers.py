@@ -44,6 +44,8 @@ class Segment:
 
     base: int
     data: Octets
+    zeros: tuple[tuple[int, int], ...] = ()
+    """Offsets (begin, end) between which the bytes are known to be zero, ascending."""
 
     @property
     def end(self) -> int:

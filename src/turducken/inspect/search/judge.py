@@ -112,6 +112,8 @@ class Judge:
         wide, narrow = [], []
         beyond = np.uint64(((1 << 52) - 1) & ~((1 << PHYSICAL_BITS) - 1))
         seek_narrow = "32-bit" in self._formats
+        for begin, end in self.space.empty_runs():
+            self._zero[begin:end] = True
         for first, words in self.space.blocks():
             some = words.any(axis=1)
             self._zero[first : first + len(words)] = ~some

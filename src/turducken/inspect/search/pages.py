@@ -26,7 +26,11 @@ class PageSpace:
             count = (len(one.data) - skip) // 4096
             if count > 0:
                 data = one.data[skip : skip + count * 4096]
-                self._segments.append(Segment(one.base + skip, data))
+                zeros = tuple(
+                    (-(-max(low - skip, 0) // 4096), min(high - skip, count * 4096) // 4096)
+                    for low, high in one.zeros
+                )
+                self._segments.append(Segment(one.base + skip, data, zeros))
         self._bases = np.array([one.base for one in self._segments], dtype=np.uint64)
         self._sizes = np.array([len(one.data) for one in self._segments], dtype=np.uint64)
         self._first = np.cumsum(self._sizes >> np.uint64(12)) - (self._sizes >> np.uint64(12))
@@ -57,14 +61,22 @@ class PageSpace:
         return _as_ranges(self._segments)
 
     def blocks(self) -> Iterator[tuple[int, Words]]:
-        """Yield (number of the first page, pages as rows of 64-bit words)."""
+        """Yield (number of the first page, pages as rows of 64-bit words); no known zeros."""
         first = 0
         for one in self._segments:
             count = len(one.data) // 4096
             words = np.frombuffer(one.data, dtype="<u8").reshape(count, 512)
-            for low in range(0, count, PAGES_AT_ONCE):
-                yield first + low, words[low : low + PAGES_AT_ONCE]
+            for begin, end in _between(one.zeros, count):
+                for low in range(begin, end, PAGES_AT_ONCE):
+                    yield first + low, words[low : min(low + PAGES_AT_ONCE, end)]
             first += count
+
+    def empty_runs(self) -> Iterator[tuple[int, int]]:
+        """Yield the runs of pages, by number, that are known to be zero and are not in blocks."""
+        first = 0
+        for one in self._segments:
+            yield from ((first + low, first + high) for low, high in one.zeros if high > low)
+            first += len(one.data) // 4096
 
     def pages(self, numbers: NDArray[np.int64]) -> Words:
         """Return the given pages (ascending) as rows of 64-bit words."""
@@ -93,7 +105,12 @@ def space_of(memory: Memory, ranges: RangeTable | None = None) -> PageSpace:
         home = reader.segments[int(np.searchsorted(backed.start, one.target, side="right")) - 1]
         offset = one.target - home.base
         # A range may continue into the next segment where two touch.
-        parts.append(Segment(one.start, home.data[offset : offset + one.size]))
+        zeros = tuple(
+            (max(low - offset, 0), min(high - offset, one.size))
+            for low, high in home.zeros
+            if low < offset + one.size and high > offset
+        )
+        parts.append(Segment(one.start, home.data[offset : offset + one.size], zeros))
         if len(parts) > MAX_PARTS:
             raise InspectError("the memory behind these translations is too scattered to search")
     return PageSpace(parts)
@@ -104,3 +121,14 @@ def _as_ranges(segments: Sequence[Segment]) -> RangeTable:
     size = np.array([len(one.data) for one in segments], dtype=np.uint64)
     zero = np.zeros(len(start), dtype=np.uint64)
     return RangeTable(start, size, start, zero.astype(np.uint32), zero, zero, zero)
+
+
+def _between(runs: Sequence[tuple[int, int]], count: int) -> Iterator[tuple[int, int]]:
+    """Yield what of 0 to ``count`` is in none of ``runs``, which ascend."""
+    at = 0
+    for low, high in runs:
+        if low > at:
+            yield at, low
+        at = max(at, high)
+    if at < count:
+        yield at, count
