@@ -4,7 +4,10 @@ from turducken.inspect.chain import ChainOptions, Through, parse_chain, walk_cha
 from turducken.inspect.containers import open_file
 from turducken.inspect.errors import InspectError
 from turducken.inspect.through import ChainMap
-from turducken.memory import MemoryHoleError
+from turducken.memory import MemoryHoleError, PhysicalMemory
+from turducken.paging import rights
+from turducken.paging.formats import EPT, FORMATS, Features
+from turducken.paging.table import BumpAllocator, PageTable
 from turducken.paging.walker import Stop
 
 
@@ -85,3 +88,39 @@ def test_bad_chains_are_one_clear_line(text, message):
 )
 def test_formats_come_from_names(text, names):
     assert [one.fmt.name for one in parse_chain(text, ChainOptions())] == names
+
+
+def test_an_eptp_of_walk_length_five_is_read_with_five_levels(tmp_path, pt_json):
+    memory = PhysicalMemory(4 << 20)
+    fmt = FORMATS["EPT 5-level"].bind(Features())
+    table = PageTable.create(fmt, memory, BumpAllocator(1 << 20, 2 << 20))
+    table.map(1 << 50, 0x5000, 0x1000, rights.make_attributes("RW"))
+    path = tmp_path / "dump"
+    path.write_bytes(memory.bytes)
+    root = table.root | 0x26
+    status, record = pt_json("walk", f"raw:{path}", hex(1 << 50), "--via", f"ept={root:#x}")
+    assert (status, record["output"]) == (0, "0x5000")
+    assert record["stages"][0]["entries"][0]["level"] == "EPT PML5E"
+    _, record = pt_json("check", f"raw:{path}", "--via", f"ept={root:#x}")
+    assert "eptp-invalid" not in {one["rule"] for one in record["findings"]}
+    _, record = pt_json("check", f"raw:{path}", "--via", f"ept:ept-5={table.root | 0x1E:#x}")
+    assert "eptp-invalid" in {one["rule"] for one in record["findings"]}
+
+
+def test_what_a_processor_lacks_can_be_said(tmp_path, pt_json):
+    memory = PhysicalMemory(8 << 20)
+    table = PageTable.create(EPT.bind(Features()), memory, BumpAllocator(1 << 20, 2 << 20))
+    table.map(0, 0, 2 << 20, rights.make_attributes("RX"))
+    table.map(1 << 30, 1 << 30, 1 << 30, rights.make_attributes("RX"))
+    path = tmp_path / "dump"
+    path.write_bytes(memory.bytes)
+    via = ("--via", f"ept={table.root | 0x1E:#x}")
+
+    def effective(address, *options):
+        _, record = pt_json("walk", f"raw:{path}", address, *via, *options)
+        return record["stages"][0]["stop"], record["effective"]
+
+    assert effective("0x0")[0] == effective("0x40000000")[0] == "page"
+    assert effective("0x0", "--no-2mib")[0] == "malformed"
+    assert effective("0x40000000", "--no-1gib")[0] == "malformed"
+    assert effective("0x0", "--mode-based-execute")[1]["rights"] == "R-X-XU"

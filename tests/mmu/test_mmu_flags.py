@@ -20,7 +20,7 @@ EPT_A, EPT_D = 1 << 8, 1 << 9
 SHAPES = [
     (name, level.shift)
     for name, fmt in FORMATS.items()
-    if name != "EPT"
+    if not fmt.is_ept
     for level in fmt.levels
     if level.leaf
 ]

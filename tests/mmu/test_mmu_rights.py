@@ -24,7 +24,7 @@ ADDRESS = 0x4_0000_0000 >> 4  # 40000000: a page of any size can begin here
 SHAPES = [
     (name, level.shift)
     for name, fmt in FORMATS.items()
-    if name != "EPT"
+    if not fmt.is_ept
     for level in fmt.levels
     if level.leaf
 ]

@@ -14,11 +14,14 @@ from turducken.arch.memory_types import PAT_RESET
 from turducken.inspect.errors import InspectError
 from turducken.memory import Memory, MemoryHoleError
 from turducken.paging import rights
+from turducken.paging.entries import EPTP
 from turducken.paging.formats import FORMATS, BoundFormat, Features
 from turducken.paging.walker import Stop, Walk, walk
 
 FORMAT_NAMES = {
     "ept": "EPT",
+    "ept-5": "EPT 5-level",
+    "ept5": "EPT 5-level",
     "4-level": "4-level",
     "4level": "4-level",
     "5-level": "5-level",
@@ -29,6 +32,9 @@ FORMAT_NAMES = {
 }
 """The names of formats as users may write them."""
 
+
+_FIVE_LEVELS = 4
+"""A five-level EPT's page-walk length in the EPTP: the number of levels less 1."""
 
 ANY_PROCESSOR = Features(maxphyaddr=52)
 """What tools assume where nothing is known: as few reserved bits as possible."""
@@ -75,13 +81,19 @@ def parse_chain(
 def _stage(text: str, options: ChainOptions, known: dict[str, int]) -> Stage:
     head, equals, value = text.partition("=")
     name, _, form = head.strip().partition(":")
-    fmt = FORMATS[_format_name(name, form, options)].bind(options.features)
+    kind = _format_name(name, form, options)
     if equals:
-        return Stage(name, fmt, _number(value, name), options.pat)
+        return _with_root(name, kind, _number(value, name), options)
     if name not in known:
         there = f"; the source knows {', '.join(sorted(known))}" if known else ""
         raise InspectError(f"--via: {name} has no value (write {name}=ADDRESS){there}")
-    return Stage(name, fmt, known[name], options.pat)
+    return _with_root(name, kind, known[name], options)
+
+
+def _with_root(name: str, kind: str, root: int, options: ChainOptions) -> Stage:
+    if kind == "EPT" and EPTP["WALK"].get(root) == _FIVE_LEVELS:
+        kind = "EPT 5-level"
+    return Stage(name, FORMATS[kind].bind(options.features), root, options.pat)
 
 
 def _format_name(name: str, form: str, options: ChainOptions) -> str:
@@ -93,7 +105,7 @@ def _format_name(name: str, form: str, options: ChainOptions) -> str:
         elif any(part.startswith("cr3") for part in parts):
             wanted = options.paging.lower()
     if wanted not in FORMAT_NAMES:
-        names = "ept, 4-level, 5-level, pae, 32-bit"
+        names = "ept, ept-5, 4-level, 5-level, pae, 32-bit"
         raise InspectError(
             f"--via: {wanted!r} is no paging format ({names}); write NAME:FORMAT=VALUE"
         )

@@ -94,7 +94,7 @@ class Checker:
         wrong = []
         if e.EPTP["MT"].get(root) not in (MemoryType.UC, MemoryType.WB):
             wrong.append(f"memory type {e.EPTP['MT'].get(root)}")
-        if e.EPTP["WALK"].get(root) != 3:
+        if e.EPTP["WALK"].get(root) != len(self.stage.fmt.levels) - 1:
             wrong.append(f"walk length {e.EPTP['WALK'].get(root) + 1}")
         beyond = root >> self.stage.fmt.features.maxphyaddr
         if root & e.EPTP.reserved_mask or beyond:

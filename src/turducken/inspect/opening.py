@@ -43,6 +43,8 @@ class Reading:
     pat: str | None = None
     no_execute_only: bool = False
     no_1gib: bool = False
+    no_2mib: bool = False
+    mode_based_execute: bool = False
     no_nx: bool = False
 
     def options(self, source: AnySource) -> ChainOptions:
@@ -54,6 +56,8 @@ class Reading:
             maxphyaddr=bits,
             execute_only=not self.no_execute_only,
             pages_1gib=not self.no_1gib,
+            pages_2mib=not self.no_2mib,
+            mode_based_execute=self.mode_based_execute,
             nx=not self.no_nx,
         )
         pat = PAT_RESET if self.pat is None else _parse_pat(self.pat)

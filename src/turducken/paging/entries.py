@@ -199,6 +199,7 @@ def _ept_leaf(name: str, shift: int) -> Layout:
     )
 
 
+EPT_PML5E = _ept_table("EPT PML5E", has_leaf_form=False)
 EPT_PML4E = _ept_table("EPT PML4E", has_leaf_form=False)
 EPT_PDPTE = _ept_table("EPT PDPTE", has_leaf_form=True)
 EPT_PDE = _ept_table("EPT PDE", has_leaf_form=True)

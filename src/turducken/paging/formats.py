@@ -257,4 +257,16 @@ EPT = Format(
     is_ept=True,
 )
 
-FORMATS = {one.name: one for one in (PAGING_32, PAGING_PAE, PAGING_4LEVEL, PAGING_5LEVEL, EPT)}
+EPT_5LEVEL = Format(
+    "EPT 5-level",
+    8,
+    (Level("EPT PML5E", 48, 9, e.EPT_PML5E, None), *EPT.levels),
+    accessed=e.EPT_A,
+    dirty=e.EPT_D,
+    root_mask=e.EP4TA_MASK,
+    is_ept=True,
+)
+
+FORMATS = {
+    one.name: one for one in (PAGING_32, PAGING_PAE, PAGING_4LEVEL, PAGING_5LEVEL, EPT, EPT_5LEVEL)
+}

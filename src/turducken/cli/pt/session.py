@@ -103,6 +103,20 @@ def _reads_source(
     no_execute_only: Annotated[
         bool, typer.Option("--no-execute-only", help="The processor has no execute-only pages.")
     ] = False,
+    no_1gib: Annotated[
+        bool, typer.Option("--no-1gib", help="The processor has no pages of 1 GiB.")
+    ] = False,
+    no_2mib: Annotated[
+        bool, typer.Option("--no-2mib", help="The processor's EPT has no pages of 2 MiB.")
+    ] = False,
+    mode_based_execute: Annotated[
+        bool,
+        typer.Option(
+            "--mode-based-execute",
+            help="Mode-based execute control is on: bit 10 of an EPT entry is execute for user "
+            "addresses.",
+        ),
+    ] = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Let a gdb remote run on afterwards.")
     ] = False,
@@ -136,6 +150,9 @@ def command(app: typer.Typer, name: str, when_1: str = "") -> _Decorator:
                 maxphyaddr=values["maxphyaddr"],
                 pat=values["pat"],
                 no_execute_only=values["no_execute_only"],
+                no_1gib=values["no_1gib"],
+                no_2mib=values["no_2mib"],
+                mode_based_execute=values["mode_based_execute"],
             )
             with (
                 one_line_errors(),

@@ -20,6 +20,7 @@ from turducken.paging.ranges import RangeTable
 DEPTH = 2
 """EPTs below each other: a guest's, and its guest's."""
 MAX_EPTS = 16
+_NAMES = {"EPT": "ept:ept", "EPT 5-level": "ept:ept-5"}
 SEARCHED = ("EPT", "4-level", "5-level", "PAE")
 _LEAST = 1 << 16
 
@@ -38,7 +39,7 @@ class Chain:
         count = len(self.outer)
         names = [f"ept{count - 1 - n}=" for n in range(count)] if count > 1 else ["ept="]
         outer = ",".join(f"{name}{root:#x}" for name, root in zip(names, self.outer, strict=True))
-        inner = "ept:ept" if self.found.format == "EPT" else f"cr3:{self.found.format.lower()}"
+        inner = _NAMES.get(self.found.format) or f"cr3:{self.found.format.lower()}"
         return f"{inner}={self.found.root:#x},{outer}"
 
 

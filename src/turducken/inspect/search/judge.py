@@ -18,7 +18,7 @@ from turducken.inspect.search.pages import PAGES_AT_ONCE, PageSpace
 from turducken.paging.formats import FORMATS, BoundFormat, Features
 from turducken.paging.readers import Bools, Words
 
-SEARCHED = ("EPT", "4-level", "5-level", "PAE", "32-bit")
+SEARCHED = ("EPT", "EPT 5-level", "4-level", "5-level", "PAE", "32-bit")
 PHYSICAL_BITS = 46
 """Addresses above this are taken for garbage: more than any machine has that makes dumps."""
 

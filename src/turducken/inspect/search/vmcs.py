@@ -114,12 +114,14 @@ class _Guess:
 
     def __init__(self, memory: Memory, candidates: Sequence[Candidate]) -> None:
         self._memory = memory
-        self._epts = {one.root for one in candidates if "EPT" in (one.format, *one.also)}
-        self._tables = {
-            one.root: next(name for name in (one.format, *one.also) if name != "EPT")
-            for one in candidates
-            if (one.format, *one.also) != ("EPT",)
-        }
+        self._epts: set[int] = set()
+        self._tables: dict[int, str] = {}
+        for one in candidates:
+            for name in (one.format, *one.also):
+                if FORMATS[name].is_ept:
+                    self._epts.add(one.root)
+                else:
+                    self._tables.setdefault(one.root, name)
 
     def known(self, address: int, words: Words) -> FoundVmcs | None:
         """Return the VMCS by a known layout; None where it makes no sense in any.
