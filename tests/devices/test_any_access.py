@@ -101,7 +101,7 @@ def test_devices_can_be_pickled():
     pc.out(0x40, 0x00)
     pc.out(0x40, 0x10)
     memory, pc.memory = pc.memory, None
-    pc.chipset.vga._memory = None
+    pc.chipset.vga._memory = pc.chipset.dma._memory = None
     twin = pickle.loads(pickle.dumps(pc))
     assert twin.clock.next_deadline() == pc.clock.next_deadline() is not None
     assert memory.size

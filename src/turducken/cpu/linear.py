@@ -94,7 +94,7 @@ class LinearMemory:
         return None
 
     def _load(self, place: int, count: int) -> bytes:
-        if self._memory.is_ram(place, count):
+        if self._memory.is_readable(place, count):
             return self._memory.read(place, count)
         return self._devices.mmio_read(place, count).to_bytes(max(count, 8), "little")[:count]
 

@@ -22,7 +22,7 @@ class RootMemory:
 
     def load(self, address: int, size: int) -> int:
         """Return a naturally aligned word of RAM or of a device."""
-        if self._ram.is_ram(address, size):
+        if self._ram.is_readable(address, size):
             return self._ram.load(address, size)
         return self._p.platform.mmio_read(self._p.index, address, size)
 

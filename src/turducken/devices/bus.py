@@ -96,6 +96,8 @@ class PortBus:
 
     def __init__(self, on_unclaimed: UnclaimedHandler | None = None) -> None:
         self._owner: dict[int, PortDevice] = {}
+        self._movable: list[PortDevice] = []
+        self._moved_to: set[int] = set()
         self._unclaimed = _UnclaimedLog(on_unclaimed)
 
     def attach(self, device: PortDevice) -> None:
@@ -105,6 +107,23 @@ class PortBus:
                 if port in self._owner:
                     raise ValueError(f"port {port:#x} belongs to two devices")
                 self._owner[port] = device
+
+    def attach_movable(self, device: PortDevice) -> None:
+        """Let a device have what its `ports` are from time to time, as far as they are free."""
+        self._movable.append(device)
+        self.move()
+
+    def move(self) -> None:
+        """Learn that ports of movable devices have changed; of two devices the first wins."""
+        for port in self._moved_to:
+            del self._owner[port]
+        self._moved_to.clear()
+        for device in self._movable:
+            for claimed in device.ports:
+                for port in claimed:
+                    if port not in self._owner:
+                        self._owner[port] = device
+                        self._moved_to.add(port)
 
     def owner(self, port: int) -> PortDevice | None:
         """Return the device at ``port``, if there is one."""

@@ -6,23 +6,30 @@ The machine gives memory, a clock, one `ProcessorInputs` for each processor and 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
-from turducken.devices.acpi_pm import AcpiPm
+from turducken.devices.acpi_pm import PM_BASE, AcpiPm
 from turducken.devices.apic_core import ApicFeatures, ProcessorInputs
 from turducken.devices.apic_fabric import ApicFabric
 from turducken.devices.apic_timer import TimeStampCounter
-from turducken.devices.bus import MmioBus, PortBus, UnclaimedHandler
+from turducken.devices.bus import MmioBus, MmioDevice, PortBus, UnclaimedHandler
 from turducken.devices.clock import Clock
 from turducken.devices.cmos import Cmos, MemorySizes
+from turducken.devices.disk.channel import COMMAND_BLOCKS, CONTROLS, IdeChannel
+from turducken.devices.disk.piix_ide import PiixIde
+from turducken.devices.disk.taskfile import Drive
+from turducken.devices.dma import DmaMemory
 from turducken.devices.fw_cfg import FwCfg
 from turducken.devices.interrupt_test import InterruptTestPorts
 from turducken.devices.io_apic import IoApic
 from turducken.devices.keyboard_controller import KeyboardController
 from turducken.devices.lines import (
     COM1_IRQ,
+    IDE_IRQS,
     ISA_LINES,
     KEYBOARD_IRQ,
     MOUSE_IRQ,
+    PCI_PINS,
     RTC_IRQ,
     SCI_IRQ,
     TIMER_IRQ,
@@ -30,12 +37,22 @@ from turducken.devices.lines import (
 )
 from turducken.devices.local_apic import LocalApic
 from turducken.devices.pc_testdev import PcTestPorts, PcTestWindow
-from turducken.devices.pci import PciConfiguration
+from turducken.devices.pci import IoBar, MemoryBar, PciConfiguration, PciFunction
+from turducken.devices.pci.piix import (
+    HOST_BRIDGE,
+    IDE,
+    ISA_BRIDGE,
+    POWER_MANAGEMENT,
+    IsaBridge,
+    host_bridge,
+    power_management,
+)
 from turducken.devices.pic import PicPair
 from turducken.devices.pit import Pit
 from turducken.devices.system_ports import (
     DEBUG_EXIT_PORT,
     DMA_PORTS,
+    FIRMWARE_LOG_PORT,
     DebugConsole,
     DebugExit,
     Latches,
@@ -71,6 +88,8 @@ class Outputs:
     """A byte from COM1."""
     debug_console: Callable[[int], None] = _discard
     """A byte from port E9h."""
+    firmware_log: Callable[[int], None] | None = None
+    """A byte from port 402h, which is there only if somebody wants it: firmware then logs there."""
     post_code: Callable[[int], None] = _discard
     """A value written to port 80h."""
     debug_exit: Callable[[int], None] = _discard
@@ -90,6 +109,8 @@ class ChipsetOptions:
     """What of the devices a user can choose."""
 
     debug_exit_port: int = DEBUG_EXIT_PORT
+    ide: Sequence[Drive | None] = ()
+    """Drives of the two IDE channels: primary master, primary slave, and so on."""
     apic: ApicFeatures = field(default_factory=ApicFeatures)
 
 
@@ -128,8 +149,10 @@ class Chipset:
         self._options = options or ChipsetOptions()
         self.clock = clock
         self._connect_interrupts(processors, tscs)
+        self.dma = DmaMemory(memory)
         self._make_devices(memory, sizes, len(processors))
         self._attach()
+        self._make_pci()
 
     def _connect_interrupts(
         self,
@@ -168,7 +191,9 @@ class Chipset:
         )
         self.vga = VgaText(memory)
         self.pci = PciConfiguration(out.reset)
-        self.fw_cfg = FwCfg(ram_size=sizes.low + sizes.high, processors=processors)
+        self.fw_cfg = FwCfg(
+            ram_size=sizes.low + sizes.high, processors=processors, memory=self.dma
+        )
         self.acpi_pm = AcpiPm(self.clock, out.power_off, self._line(SCI_IRQ))
         self.old_pm = AcpiPm(self.clock, out.power_off, base=OLD_PM_BASE)
         self.post = PostCodes(out.post_code)
@@ -177,7 +202,7 @@ class Chipset:
         self.stale_use_mark = StaleUseMark(out.stale_use_mark)
         self.shutdown = ShutdownPort(out.power_off)
         self.system_control = SystemControlA(out.reset)
-        self.dma = Latches(DMA_PORTS)
+        self.isa_dma = Latches(DMA_PORTS)
         self.test_ports = PcTestPorts()
         self.test_window = PcTestWindow()
         self.interrupt_test = InterruptTestPorts([self._line(irq) for irq in range(ISA_LINES)])
@@ -201,12 +226,55 @@ class Chipset:
             self.stale_use_mark,
             self.shutdown,
             self.system_control,
-            self.dma,
+            self.isa_dma,
             self.test_ports,
             self.interrupt_test,
         ):
             self.ports.attach(device)
+        if self._outputs.firmware_log is not None:
+            self.ports.attach(DebugConsole(self._outputs.firmware_log, FIRMWARE_LOG_PORT))
         self._mmio = [self._mmio_bus(apic) for apic in self.apics]
+
+    def _make_pci(self) -> None:
+        pins = [partial(self.io_apic.set_line, pin) for pin in PCI_PINS]
+        self.isa_bridge = IsaBridge({irq: self._line(irq) for irq in range(ISA_LINES)}, pins)
+        drives = [*self._options.ide, None, None, None, None]
+        self.ide_channels = [
+            IdeChannel(
+                (drives[2 * number], drives[2 * number + 1]),
+                self._line(IDE_IRQS[number]),
+                base=COMMAND_BLOCKS[number],
+                control=CONTROLS[number],
+            )
+            for number in range(2)
+        ]
+        for channel in self.ide_channels:
+            self.ports.attach(channel)
+        for place, function in (
+            (HOST_BRIDGE, host_bridge()),
+            (ISA_BRIDGE, self.isa_bridge),
+            (IDE, PiixIde(self.ide_channels, self.dma)),
+            (POWER_MANAGEMENT, power_management(PM_BASE)),
+        ):
+            self.add_function(place, function)
+
+    def add_function(self, place: tuple[int, int], function: PciFunction) -> None:
+        """Put a PCI function at ``place`` (device and function number) on bus 0."""
+        device, number = place
+        self.pci.add(0, device, number, function)
+        if function.pin:
+            function.line = self.isa_bridge.input(device, function.pin)
+        function.on_bars = self.ports.move
+        for bar in function.bars.values():
+            if isinstance(bar, IoBar):
+                self.ports.attach_movable(bar)
+            elif isinstance(bar, MemoryBar):
+                self.attach_memory(bar)
+
+    def attach_memory(self, device: MmioDevice) -> None:
+        """Put a device into the memory space of every processor."""
+        for bus in self._mmio:
+            bus.attach(device)
 
     def _mmio_bus(self, apic: LocalApic) -> MmioBus:
         bus = MmioBus(self._outputs.unclaimed)

@@ -1,7 +1,7 @@
-"""The machine's RAM: real bytes, shared by processors, hypervisor, devices and tools.
+"""The machine's RAM and ROM: real bytes, shared by processors, hypervisor, devices and tools.
 
 RAM below the 32-bit device hole and RAM above 4 GiB are one lazily backed mapping, so that a
-machine with many GiB costs only the pages that are touched.
+machine with many GiB costs only the pages that are touched. A ROM ends at 4 GiB.
 """
 
 import ctypes
@@ -62,19 +62,24 @@ class WriteWatch:
 class PhysicalMemory:
     """``size`` bytes of RAM (a multiple of 4 KiB), addressed by host-physical address.
 
-    Reads where there is no RAM give all ones and writes there are lost, as on an empty bus.
+    ``rom`` (whole pages, less than the device hole) can be read up to 4 GiB and is never written;
+    ``rom_region`` is where it is. Reads where there is neither give all ones and writes there are lost, as on an empty bus.
     `watch_writes` registers an observer that learns of every write made through this object (by
     hypervisor, devices and tools; processors write natively) to a page it has marked.
     """
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, rom: bytes = b"") -> None:
         if size <= 0 or size % PAGE_SIZE:
             raise ValueError(f"RAM size {size:#x} is not a positive multiple of 4 KiB")
+        if len(rom) % PAGE_SIZE or len(rom) >= HIGH_BASE - LOW_LIMIT:
+            raise ValueError(f"a ROM of {len(rom):#x} bytes does not fit below 4 GiB")
         self.size = size
         self.regions = _regions(size)
+        self.rom_region = RamRegion(Hpa(HIGH_BASE - len(rom)), len(rom), size)
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0)
-        self._map = mmap.mmap(-1, size, flags=flags)
-        self.bytes = memoryview(self._map)
+        self._map = mmap.mmap(-1, size + len(rom), flags=flags)
+        self._map[size:] = rom
+        self.bytes = memoryview(self._map)[:size]
         self.words = self.bytes.cast("Q")
         self._low_size = self.regions[0].size
         self._watched: set[int] = set()
@@ -101,6 +106,23 @@ class PhysicalMemory:
         offset = address - HIGH_BASE + LOW_LIMIT
         return offset if address >= HIGH_BASE and offset < self.size else None
 
+    def readable_offset(self, address: int) -> int | None:
+        """Return where the byte at ``address`` is stored, or None if it is neither RAM nor ROM."""
+        rom = self.rom_region
+        if rom.base <= address < HIGH_BASE:
+            return rom.offset + address - rom.base
+        return self.offset_of(address)
+
+    def is_readable(self, address: int, length: int = 1) -> bool:
+        """Tell whether all of ``length`` bytes at host-physical ``address`` are RAM, or all ROM."""
+        if 0 <= address <= self._low_size - length:
+            return True
+        return self.is_ram(address, length) or self.is_rom(address, length)
+
+    def is_rom(self, address: int, length: int = 1) -> bool:
+        """Tell whether all of ``length`` bytes at host-physical ``address`` are ROM."""
+        return self.rom_region.base <= address <= HIGH_BASE - length
+
     def is_ram(self, address: int, length: int = 1) -> bool:
         """Tell whether all of ``length`` bytes at host-physical ``address`` are RAM."""
         if 0 <= address <= self._low_size - length:
@@ -124,20 +146,20 @@ class PhysicalMemory:
         self.write(address, value.to_bytes(size, "little"))
 
     def read(self, address: int, length: int) -> bytes:
-        """Return ``length`` bytes at host-physical ``address``; all ones where there is no RAM."""
+        """Return ``length`` bytes at host-physical ``address``; all ones where nothing is."""
         if address >= 0 and address + length <= self._low_size:
             return bytes(self.bytes[address : address + length])
         return b"".join(
             bytes([EMPTY_BUS]) * count
             if offset is None
-            else bytes(self.bytes[offset : offset + count])
-            for offset, count in self._runs(address, length)
+            else self._map[offset : offset + count]
+            for offset, count in self._runs(address, length, self.readable_offset)
         )
 
     def write(self, address: int, data: bytes) -> None:
         """Replace bytes at host-physical ``address``; what is not RAM is lost."""
         done = 0
-        for offset, count in self._runs(address, len(data)):
+        for offset, count in self._runs(address, len(data), self.offset_of):
             if offset is not None:
                 self.bytes[offset : offset + count] = data[done : done + count]
                 if address + done >> PAGE_SHIFT in self._watched:
@@ -150,10 +172,13 @@ class PhysicalMemory:
             if frame in one.frames:
                 one.observer(address, count)
 
-    def _runs(self, address: int, length: int) -> Iterator[tuple[int | None, int]]:
+    @staticmethod
+    def _runs(
+        address: int, length: int, offset_of: Callable[[int], int | None]
+    ) -> Iterator[tuple[int | None, int]]:
         """Split a range into runs inside one region (or one hole): ``(offset, count)``."""
         while length > 0:
-            offset = self.offset_of(address)
+            offset = offset_of(address)
             count = min(length, PAGE_SIZE - address % PAGE_SIZE)
             yield offset, count
             address += count

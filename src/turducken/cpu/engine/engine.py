@@ -153,6 +153,10 @@ class Engine:
                 unicorn_const.UC_PROT_ALL,
                 self._ram + region.offset,
             )
+        rom = self._memory.rom_region
+        if rom.size:
+            prot = unicorn_const.UC_PROT_READ | unicorn_const.UC_PROT_EXEC
+            self._engine.mem_map_ptr(rom.base, rom.size, prot, self._ram + rom.offset)
         self._engine.mem_map(_EMPTY_BUS, PAGE_SIZE)
         self._engine.mem_write(_EMPTY_BUS, b"\xff" * PAGE_SIZE)
         self._mmio = (
@@ -337,7 +341,8 @@ class Engine:
             if not self._aborted and self._error is None:
                 self._trap = Trap.FAULT
             return False
-        if not self._memory.is_ram(target):
+        is_there = self._memory.is_ram if kind == WRITE else self._memory.is_readable
+        if not is_there(target):
             if kind == FETCH:
                 answer.target, answer.rights = _EMPTY_BUS, _GRANT[kind]
                 return True
@@ -370,8 +375,8 @@ class Engine:
         return None if found is None else found[0]
 
     def _host_address(self, place: int) -> int:
-        """Return where the RAM at host-physical ``place`` is in this process."""
-        offset = self._memory.offset_of(place)
+        """Return where the RAM or ROM at host-physical ``place`` is in this process."""
+        offset = self._memory.readable_offset(place)
         assert offset is not None
         return self._ram + offset
 

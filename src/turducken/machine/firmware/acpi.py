@@ -4,6 +4,7 @@ ACPI specification, "ACPI Software Programming Model".
 """
 
 import struct
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from turducken.devices.acpi_pm import (
@@ -11,13 +12,12 @@ from turducken.devices.acpi_pm import (
     PM1_EVENT_OFFSET,
     PM_BASE,
     PM_TIMER_OFFSET,
-    SLEEP_TYPE_OFF,
 )
 from turducken.devices.apic_registers import APIC_DEFAULT_BASE, IO_APIC_DEFAULT_BASE
 from turducken.devices.cmos import CENTURY
 from turducken.devices.lines import SCI_IRQ, TIMER_IRQ, TIMER_PIN
 from turducken.devices.pci import RESET_PORT
-from turducken.machine.firmware import aml
+from turducken.machine.firmware.dsdt import definition_block
 
 OEM_ID = b"TURDUC"
 OEM_TABLE_ID = b"TURDUCKN"
@@ -97,11 +97,9 @@ def facs() -> bytes:
     return struct.pack("<4sII", b"FACS", FACS_SIZE, 0).ljust(32, b"\0") + b"\x02" + bytes(31)
 
 
-def dsdt(processors: int) -> bytes:
-    """Return the Differentiated System Description Table: soft-off and the processors."""
-    sleep = aml.name("_S5_", aml.package(SLEEP_TYPE_OFF, SLEEP_TYPE_OFF, 0, 0))
-    declared = b"".join(aml.processor(index) for index in range(processors))
-    return system_table(b"DSDT", 2, sleep + aml.scope("_PR_", declared))
+def dsdt(processors: int, low_ram: int) -> bytes:
+    """Return the Differentiated System Description Table."""
+    return system_table(b"DSDT", 2, definition_block(processors, low_ram))
 
 
 def _io_address(port: int, bits: int) -> bytes:
@@ -134,27 +132,72 @@ def fadt(facs_address: int, dsdt_address: int) -> bytes:
 
 
 @dataclass(frozen=True, slots=True)
+class Pointer:
+    """A place in the tables that holds an address within them."""
+
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
 class AcpiTables:
     """Encoded tables: ``image`` belongs at the address that was asked for."""
 
     image: bytes
     rsdp: bytes
     """The pointer that belongs where software looks for it."""
+    pointers: tuple[Pointer, ...]
+    """What must be added to where ``image`` is put elsewhere; the RSDP's are `RSDP_POINTERS`."""
+    tables: tuple[range, ...]
+    """The tables with checksums, at `CHECKSUM` in each."""
 
 
-def build_acpi(base: int, processors: int, io_apic_id: int) -> AcpiTables:
-    """Lay the tables out from physical address ``base`` (aligned to 64 bytes) on."""
-    image = bytearray()
+RSDP_POINTERS = (Pointer(16, 4), Pointer(24, 8))
+RSDP_CHECKSUMS = ((RSDP_V1_SIZE, 8), (RSDP_SIZE, 32))
+"""How many bytes a checksum of the RSDP is for, and where it is."""
+CHECKSUM = 9
+_FADT_POINTERS = (Pointer(36, 4), Pointer(40, 4), Pointer(132, 8), Pointer(140, 8))
 
-    def place(table: bytes) -> int:
-        image.extend(bytes(-len(image) % 64))
-        address = base + len(image)
-        image.extend(table)
-        return address
 
-    facs_at = place(facs())
-    fadt_at = place(fadt(facs_at, place(dsdt(processors))))
-    madt_at = place(madt(processors, io_apic_id))
-    rsdt_at = place(system_table(b"RSDT", 1, struct.pack("<2I", fadt_at, madt_at)))
-    xsdt_at = place(system_table(b"XSDT", 1, struct.pack("<2Q", fadt_at, madt_at)))
-    return AcpiTables(bytes(image), rsdp(rsdt_at, xsdt_at))
+class _Layout:
+    """The tables one behind the other from ``base`` on."""
+
+    def __init__(self, base: int) -> None:
+        self.base = base
+        self.image = bytearray()
+        self.pointers: list[Pointer] = []
+        self.tables: list[range] = []
+
+    def place(self, table: bytes, pointers: Iterable[Pointer] = ()) -> int:
+        """Add a table; return its address."""
+        self.image.extend(bytes(-len(self.image) % 64))
+        start = len(self.image)
+        self.image.extend(table)
+        self.pointers += [Pointer(start + one.offset, one.size) for one in pointers]
+        if table[:4] != b"FACS":
+            self.tables.append(range(start, start + len(table)))
+        return self.base + start
+
+
+def build_acpi(
+    base: int, processors: int, io_apic_id: int, others: Sequence[bytes] = (), low_ram: int = 0
+) -> AcpiTables:
+    """Lay the tables out from physical address ``base`` (aligned to 64 bytes) on.
+
+    ``others`` are further tables, without addresses in them; ``low_ram`` is where the RAM below
+    4 GiB ends.
+    """
+    layout = _Layout(base)
+    facs_at = layout.place(facs())
+    dsdt_at = layout.place(dsdt(processors, low_ram))
+    fadt_at = layout.place(fadt(facs_at, dsdt_at), _FADT_POINTERS)
+    listed = [fadt_at, layout.place(madt(processors, io_apic_id))]
+    listed += [layout.place(one) for one in others]
+    roots = []
+    for signature, size in ((b"RSDT", 4), (b"XSDT", 8)):
+        body = b"".join(one.to_bytes(size, "little") for one in listed)
+        entries = [Pointer(36 + size * index, size) for index in range(len(listed))]
+        roots.append(layout.place(system_table(signature, 1, body), entries))
+    return AcpiTables(
+        bytes(layout.image), rsdp(*roots), tuple(layout.pointers), tuple(layout.tables)
+    )

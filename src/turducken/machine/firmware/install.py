@@ -12,6 +12,7 @@ from turducken.machine.firmware.memory_map import (
     pc_memory_map,
 )
 from turducken.memory import Memory
+from turducken.memory.physical import LOW_LIMIT
 
 MOST_PROCESSORS = 255
 """APIC IDs 0 to 254: all that a machine without interrupt remapping can address in xAPIC mode."""
@@ -61,7 +62,8 @@ def install_firmware(memory: Memory, options: FirmwareOptions) -> Firmware:
     memory_map = pc_memory_map(options.ram_size)
     apic_id = io_apic_id(processors)
     _write_bios_area(memory)
-    acpi = build_acpi(TABLES_BASE, processors, apic_id)
+    low_ram = min(options.ram_size, LOW_LIMIT)
+    acpi = build_acpi(TABLES_BASE, processors, apic_id, low_ram=low_ram)
     memory.write(TABLES_BASE, acpi.image)
     memory.write(_RSDP_ADDRESS, acpi.rsdp)
     memory.write(_EBDA_RSDP_ADDRESS, acpi.rsdp)

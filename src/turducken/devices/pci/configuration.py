@@ -3,15 +3,15 @@
 PCI Local Bus Specification, "Software Generation of Configuration Transactions" (mechanism 1).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from turducken.bits import Layout, bit, bits, reserved
 from turducken.devices.bus import all_ones
+from turducken.devices.pci.function import PciFunction
 
 ADDRESS_PORT = 0xCF8
 RESET_PORT = 0xCF9
 DATA_PORT = 0xCFC
-CONFIGURATION_SIZE = 256
 
 CONFIG_ADDRESS = Layout(
     "CONFIG_ADDRESS",
@@ -26,47 +26,14 @@ CONFIG_ADDRESS = Layout(
     source='PCI Local Bus Specification, "Software Generation of Configuration Transactions"',
 )
 
+_ENABLE = CONFIG_ADDRESS.mask("ENABLE")
+
 _FULL_RESET = 0x04
 """Reset control register bit 2: a rise resets the machine."""
 
 
 def _ignore() -> None:
     """Take an event that nobody wants."""
-
-
-class PciFunction:
-    """The configuration space of one PCI function: its bytes, and which bits a guest may change."""
-
-    def __init__(self, header: bytes, writable: dict[int, int] | None = None) -> None:
-        self._bytes = bytearray(header.ljust(CONFIGURATION_SIZE, b"\0"))
-        self._writable = dict(writable or {})
-
-    def read(self, offset: int, size: int) -> int:
-        """Return ``size`` bytes at ``offset``."""
-        return int.from_bytes(self._bytes[offset : offset + size], "little")
-
-    def write(self, offset: int, size: int, value: int) -> None:
-        """Change those of ``size`` bytes at ``offset`` that are writable."""
-        for index in range(size):
-            mask = self._writable.get(offset + index, 0)
-            kept = self._bytes[offset + index] & ~mask
-            self._bytes[offset + index] = kept | (value >> 8 * index & mask)
-
-
-def pci_header(vendor: int, device: int, device_class: int) -> bytes:
-    """Return the first 16 bytes of a type 0 header.
-
-    ``device_class`` is class, subclass and programming interface in three bytes.
-    """
-    ids = vendor.to_bytes(2, "little") + device.to_bytes(2, "little")
-    command_and_status = bytes(4)
-    revision_and_class = bytes([2]) + device_class.to_bytes(3, "little")
-    return ids + command_and_status + revision_and_class + bytes(4)
-
-
-def host_bridge() -> PciFunction:
-    """Return a host bridge as the 82441FX has it, without anything behind it."""
-    return PciFunction(pci_header(0x8086, 0x1237, 0x060000))
 
 
 class PciConfiguration:
@@ -82,17 +49,22 @@ class PciConfiguration:
         self._on_reset = on_reset
         self._address = 0
         self._reset_control = 0
-        self._functions: dict[tuple[int, int, int], PciFunction] = {(0, 0, 0): host_bridge()}
+        self._functions: dict[tuple[int, int, int], PciFunction] = {}
 
     def add(self, bus: int, device: int, function: int, space: PciFunction) -> None:
         """Put a function on a bus."""
         self._functions[bus, device, function] = space
 
     def _selected(self) -> PciFunction | None:
-        address = CONFIG_ADDRESS.decode(self._address)
-        if not address["ENABLE"]:
+        address = self._address
+        if not address & _ENABLE:
             return None
-        return self._functions.get((address["BUS"], address["DEVICE"], address["FUNCTION"]))
+        return self._functions.get((address >> 16 & 0xFF, address >> 11 & 31, address >> 8 & 7))
+
+    @property
+    def functions(self) -> Mapping[tuple[int, int, int], PciFunction]:
+        """The functions by bus, device and function number."""
+        return self._functions
 
     def _offset(self, port: int) -> int:
         return self._address & CONFIG_ADDRESS.mask("REGISTER") | port & 3
