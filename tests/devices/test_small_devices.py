@@ -11,7 +11,7 @@ from turducken.devices.clock import NANOSECONDS, Clock
 from turducken.devices.cmos import POWER_ON_DATE, Cmos, MemorySizes
 from turducken.devices.fw_cfg import FwCfg
 from turducken.devices.keyboard_controller import KeyboardController
-from turducken.devices.pci import PciFunction
+from turducken.devices.pci import PciFunction, PciIdentity
 
 
 @pytest.fixture
@@ -332,10 +332,11 @@ def test_the_address_register_is_a_doubleword(pc):
 
 
 def test_only_writable_bits_of_a_function_change(pc):
-    pc.chipset.pci.add(0, 4, 0, PciFunction(b"\x34\x12", {0x10: 0xF0}))
-    pci_read(pc, 4, 0x10)
+    function = PciFunction(PciIdentity(0x1234, 0x5678, 0), writable={0x40: 0xF0})
+    pc.chipset.pci.add(0, 4, 0, function)
+    pci_read(pc, 4, 0x40)
     pc.out(0xCFC, 0xFFFF_FFFF, 4)
-    assert pci_read(pc, 4, 0x10) == 0xF0
+    assert pci_read(pc, 4, 0x40) == 0xF0
     assert pci_read(pc, 4, 0, 2) == 0x1234
 
 

@@ -191,9 +191,7 @@ class Chipset:
         )
         self.vga = VgaText(memory)
         self.pci = PciConfiguration(out.reset)
-        self.fw_cfg = FwCfg(
-            ram_size=sizes.low + sizes.high, processors=processors, memory=self.dma
-        )
+        self.fw_cfg = FwCfg(ram_size=sizes.low + sizes.high, processors=processors, memory=self.dma)
         self.acpi_pm = AcpiPm(self.clock, out.power_off, self._line(SCI_IRQ))
         self.old_pm = AcpiPm(self.clock, out.power_off, base=OLD_PM_BASE)
         self.post = PostCodes(out.post_code)

@@ -29,6 +29,8 @@ MEMORY_ABOVE_16_MIB = 0x34
 MEMORY_ABOVE_4_GIB = 0x5B
 PROCESSORS_BEYOND_FIRST = 0x5F
 CENTURY = 0x32
+BOOT_ORDER = 0x3D
+"""Two devices, the first in the lower half: 2 stands for a disk, 3 for a CD."""
 
 A = Layout(
     "RTC register A",
@@ -111,6 +113,10 @@ class Cmos:
         self._put(MEMORY_ABOVE_4_GIB, min(sizes.high // (64 * KIB), 0xFF_FFFF), 3)
         self._ram[PROCESSORS_BEYOND_FIRST] = processors - 1 & 0xFF
         self._ram[EQUIPMENT] = 0x06  # an FPU and a mouse port; no diskette drive
+
+    def set_boot_order(self) -> None:
+        """Let a BIOS try the first disk, then the CD."""
+        self._ram[BOOT_ORDER] = 0x32
 
     def _put(self, register: int, value: int, size: int) -> None:
         self._ram[register : register + size] = value.to_bytes(size, "little")

@@ -6,7 +6,7 @@ and for lengths that the schedule fixes, so the same inputs give the same run.
 """
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -19,7 +19,9 @@ from turducken.devices.bus import Access
 from turducken.devices.chipset import Chipset, ChipsetOptions, Outputs
 from turducken.devices.clock import Clock
 from turducken.devices.cmos import MemorySizes
+from turducken.devices.disk.taskfile import Drive
 from turducken.devices.mtrr import Mtrrs
+from turducken.devices.rom import Rom
 from turducken.machine.code_pages import CodePages
 from turducken.memory import PhysicalMemory
 from turducken.memory.physical import LOW_LIMIT
@@ -63,7 +65,8 @@ class MachineOptions:
 
     ``memory`` is RAM in bytes; CMOS and fw_cfg do not tell of the last ``concealed`` bytes of it.
     ``quantum`` is in instructions per turn; 0 stands for what suits the number of processors.
-    ``observed``: each access and invalidation can be followed (`turducken.mmu.observed`).
+    ``observed``: each access and invalidation can be followed (`turducken.mmu.observed`). ``rom``
+    ends at 4 GiB. ``ide`` are the drives of the two channels, masters before slaves.
     """
 
     profile: Profile
@@ -75,6 +78,8 @@ class MachineOptions:
     quantum: int = 0
     native: bool = True
     observed: bool = False
+    rom: bytes = b""
+    ide: Sequence[Drive | None] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,13 +107,21 @@ class Stop:
 
 
 class Machine:
-    """An emulated multi-processor PC. ``on_console`` receives every byte that COM1 transmits."""
+    """An emulated multi-processor PC.
+
+    ``on_console`` receives every byte that COM1 transmits, ``on_firmware_log`` what firmware tells
+    of its progress.
+    """
 
     def __init__(
-        self, options: MachineOptions, on_console: Callable[[int], None] | None = None
+        self,
+        options: MachineOptions,
+        on_console: Callable[[int], None] | None = None,
+        on_firmware_log: Callable[[int], None] | None = None,
     ) -> None:
+        self.on_firmware_log = on_firmware_log
         self.options = options
-        self.memory = PhysicalMemory(options.memory)
+        self.memory = PhysicalMemory(options.memory, options.rom)
         self.clock = Clock(self._on_deadline)
         self.stop = Stop()
         self.unclaimed: list[Unclaimed] = []
@@ -126,6 +139,8 @@ class Machine:
         if options.tlb == Broadcast.name:
             broadcast([one.tlb for one in self.processors if isinstance(one.tlb, FollowedTlb)])
         self.chipset = self._make_chipset(on_console)
+        if options.rom:
+            self.chipset.attach_memory(Rom(self.memory))
         for processor, apic in zip(self.processors, self.chipset.apics, strict=True):
             processor.apic = apic
             processor.handlers = HANDLERS
@@ -162,6 +177,7 @@ class Machine:
             power_off=lambda: self.end(Outcome.GUEST_EXIT, 0),
             reset=lambda: self.end(Outcome.TRIPLE_FAULT, 0),
             unclaimed=self._on_unclaimed,
+            firmware_log=self.on_firmware_log,
         )
         sizes = MemorySizes(low=low, high=told - low)
         profile = self.options.profile
@@ -177,7 +193,7 @@ class Machine:
             self.clock,
             self.processors,
             outputs=outputs,
-            options=ChipsetOptions(apic=apic),
+            options=ChipsetOptions(apic=apic, ide=self.options.ide),
         )
 
     def _on_unclaimed(self, kind: Access, address: int, size: int, value: int) -> None:

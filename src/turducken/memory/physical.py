@@ -63,9 +63,10 @@ class PhysicalMemory:
     """``size`` bytes of RAM (a multiple of 4 KiB), addressed by host-physical address.
 
     ``rom`` (whole pages, less than the device hole) can be read up to 4 GiB and is never written;
-    ``rom_region`` is where it is. Reads where there is neither give all ones and writes there are lost, as on an empty bus.
-    `watch_writes` registers an observer that learns of every write made through this object (by
-    hypervisor, devices and tools; processors write natively) to a page it has marked.
+    ``rom_region`` is where it is. Reads where there is neither give all ones and writes there are
+    lost, as on an empty bus. `watch_writes` registers an observer that learns of every write made
+    through this object (by hypervisor, devices and tools; processors write natively) to a page it
+    has marked.
     """
 
     def __init__(self, size: int, rom: bytes = b"") -> None:
@@ -150,9 +151,7 @@ class PhysicalMemory:
         if address >= 0 and address + length <= self._low_size:
             return bytes(self.bytes[address : address + length])
         return b"".join(
-            bytes([EMPTY_BUS]) * count
-            if offset is None
-            else self._map[offset : offset + count]
+            bytes([EMPTY_BUS]) * count if offset is None else self._map[offset : offset + count]
             for offset, count in self._runs(address, length, self.readable_offset)
         )
 

@@ -79,7 +79,9 @@ class Qcow2Image:
         if not self.size or l1_entries < needed or 8 * l1_entries > _MOST_L1:
             raise self._error("the size of its L1 table does not fit its contents")
         self._file.seek(l1_at)
-        self._l1 = struct.unpack(f">{l1_entries}Q", self._file.read(8 * l1_entries))
+        self._l1: tuple[int, ...] = struct.unpack(
+            f">{l1_entries}Q", self._file.read(8 * l1_entries)
+        )
         self._backing_name = ""
         if backing_at:
             if backing_size > _MOST_NAME:
@@ -138,10 +140,13 @@ class Qcow2Image:
             self._file.seek(table_at)
             table = struct.unpack(f">{entries}Q", self._file.read(8 * entries))
             self._l2_tables[table_at] = table
-        return table[number & (1 << self._l2_bits) - 1]
+        return int(table[number & (1 << self._l2_bits) - 1])
 
     def _decompress(self, entry: int) -> bytes:
-        """ "Compressed Clusters Descriptor": the offset, and how many more 512-byte sectors."""
+        """Return a cluster's bytes.
+
+        "Compressed Clusters Descriptor": the offset, and how many more 512-byte sectors.
+        """
         offset_bits = 62 - (self._bits - 8)
         place = entry & (1 << offset_bits) - 1
         sectors = (entry >> offset_bits & (1 << self._bits - 8) - 1) + 1

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from turducken.machine.boot import AnyImage
+from turducken.machine.firmware.rom import RomImage
 from turducken.symbols.files import SymbolFile
 from turducken.symbols.lines import Lines
 
@@ -13,7 +14,7 @@ class Names:
     What has been described once is remembered.
     """
 
-    def __init__(self, image: AnyImage, files: Sequence[SymbolFile] = ()) -> None:
+    def __init__(self, image: AnyImage | RomImage, files: Sequence[SymbolFile] = ()) -> None:
         own = SymbolFile(image.name, image.symbols, Lines(image.elf))
         self._image = own
         self._files = (*files, own)

@@ -10,9 +10,10 @@ from turducken.cpu.surroundings import Activity
 from turducken.diagnosis import Diagnoses
 from turducken.hypervisor import Hypervisor, UnsuitableProcessorError
 from turducken.machine.boot import BootState
+from turducken.machine.firmware.rom import RomImage
 from turducken.machine.machine import Machine, MachineOptions, Outcome
 from turducken.symbols import Names
-from turducken.system import diagnosing, nested, start
+from turducken.system import diagnosing, disks, nested, start
 from turducken.system.console import Console, Wanted, Watch
 from turducken.system.errors import CutShort, SetupError
 from turducken.system.options import Mode, SystemOptions
@@ -63,8 +64,7 @@ class System:
         self.console = Console()
         self.matched: str | None = None
         self.machine = _make_machine(options, self.console)
-        firmware = start.run_firmware(self.machine, options.memory)
-        self.boot_state: BootState = start.load(self.machine, firmware, options)
+        self.boot_state: BootState = start.prepare(self.machine, options)
         self.hypervisor: Hypervisor | None = None
         if options.mode is Mode.NESTED:
             self.hypervisor = nested.install(self.machine, self.boot_state, options)
@@ -218,9 +218,11 @@ def _make_machine(options: SystemOptions, console: Console) -> Machine:
         quantum=_QUANTUM if options.cpus > 1 else _QUANTUM_ALONE,
         native=options.native,
         observed=options.observed,
+        rom=options.image.data if isinstance(options.image, RomImage) else b"",
+        ide=disks.ide_drives(options),
     )
     try:
-        return Machine(wanted, console.put)
+        return Machine(wanted, console.put, options.firmware_log)
     except (OSError, OverflowError, MemoryError) as error:
         reason = getattr(error, "strerror", None) or error
         raise SetupError(f"{options.memory} bytes of memory: this host refuses: {reason}") from None

@@ -1,6 +1,6 @@
 """What a user can choose about a system, checked before anything is built."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -11,8 +11,10 @@ from turducken.hypervisor import Faults, Offer, ShadowPolicyName
 from turducken.machine.boot import AnyImage, Module
 from turducken.machine.firmware.install import MOST_PROCESSORS
 from turducken.machine.firmware.memory_map import SMALLEST_RAM
+from turducken.machine.firmware.rom import RomImage
 from turducken.memory.physical import HIGH_BASE, LOW_LIMIT
 from turducken.mmu.policy import POLICIES as TLB_POLICIES
+from turducken.storage import DiskRequest
 from turducken.symbols import SymbolFile
 from turducken.system.errors import SetupError
 from turducken.vmx.profile import Profile, load_profile
@@ -44,7 +46,7 @@ class SystemOptions:
     TLB policy ``random``. ``text`` is the command line after the image's name.
     """
 
-    image: AnyImage
+    image: AnyImage | RomImage
     mode: Mode = Mode.BARE
     cpus: int = 1
     memory: int = DEFAULT_MEMORY
@@ -73,6 +75,11 @@ class SystemOptions:
     """Whether failures are explained; the run is the same."""
     symbols: Sequence[SymbolFile] = ()
     """Symbol files besides the image, for whatever names addresses."""
+    disks: Sequence[DiskRequest] = ()
+    cdroms: Sequence[str] = ()
+    """Paths of images of CDs."""
+    firmware_log: Callable[[int], None] | None = None
+    """Receives what firmware in a ROM tells of its progress (port 402h)."""
     observed: bool = False
     """Whether translations can be followed, as the sanitizer does; the run is the same."""
 

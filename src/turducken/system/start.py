@@ -1,15 +1,31 @@
 """From a machine that is switched off to the image's first instruction."""
 
+from turducken.address import MIB
+from turducken.arch.msr import IA32_FEATURE_CONTROL
 from turducken.cpu.control_registers import sync_mmu
 from turducken.cpu.engine import Segment, SegmentIndex
 from turducken.cpu.processor import Processor
-from turducken.machine.boot import BootRequest, BootState, boot
-from turducken.machine.firmware import Firmware, FirmwareOptions, install_firmware
+from turducken.devices.uart import COM1
+from turducken.machine.boot import AnyImage, BootRequest, BootState, boot
+from turducken.machine.firmware import (
+    Firmware,
+    FirmwareOptions,
+    fw_cfg_files,
+    install_firmware,
+    pc_memory_map,
+)
+from turducken.machine.firmware.acpi import build_acpi
+from turducken.machine.firmware.install import io_apic_id
+from turducken.machine.firmware.memory_map import TABLES_BASE
 from turducken.machine.firmware.registers import PROCESSOR_MSRS, set_mtrrs, set_up_chipset
+from turducken.machine.firmware.rom import RomImage
 from turducken.machine.machine import Machine
+from turducken.memory.physical import LOW_LIMIT
 from turducken.system.options import SystemOptions
 
 _FLAT_CODE, _FLAT_DATA = 0xC09B, 0xC093
+RESET_VECTOR = 0xFFF0
+"""In the code segment whose base reset sets to FFFF0000h."""
 _DATA_SEGMENTS = (
     SegmentIndex.ES,
     SegmentIndex.SS,
@@ -38,7 +54,44 @@ def run_firmware(machine: Machine, ram_size: int) -> Firmware:
     return firmware
 
 
-def load(machine: Machine, firmware: Firmware, options: SystemOptions) -> BootState:
+def prepare(machine: Machine, options: SystemOptions) -> BootState:
+    """Do what is done before the first instruction of the image, or of the firmware in a ROM."""
+    if isinstance(options.image, RomImage):
+        return switch_on(machine, options.image, options)
+    return load(machine, options.image, run_firmware(machine, options.memory), options)
+
+
+def switch_on(machine: Machine, rom: RomImage, options: SystemOptions) -> BootState:
+    """Leave the machine as it is when it has just been switched on, for firmware in a ROM."""
+    processors = len(machine.processors)
+    chipset = machine.chipset
+    low_ram = min(options.memory, LOW_LIMIT)
+    acpi = build_acpi(0, processors, io_apic_id(processors), low_ram=low_ram)
+    fw_cfg_files.add_acpi(chipset.fw_cfg, acpi)
+    fw_cfg_files.add_memory_map(chipset.fw_cfg, options.memory)
+    fw_cfg_files.add_boot_settings(chipset.fw_cfg, COM1)
+    chipset.cmos.set_boot_order()
+    shadow = rom.data[-(MIB - TABLES_BASE) :]
+    machine.memory.write(MIB - len(shadow), shadow)
+    for processor in machine.processors:
+        processor.msrs.write(IA32_FEATURE_CONTROL, PROCESSOR_MSRS[IA32_FEATURE_CONTROL])
+    return BootState(
+        version=0,
+        eip=RESET_VECTOR,
+        eax=0,
+        ebx=0,
+        esp=0,
+        gdt_base=0,
+        memory_map=pc_memory_map(options.memory),
+        image_ranges=(),
+        command_line=options.text,
+        is_reset=True,
+    )
+
+
+def load(
+    machine: Machine, image: AnyImage, firmware: Firmware, options: SystemOptions
+) -> BootState:
     """Put the image and what belongs to it into memory; ImageError where it does not fit."""
     request = BootRequest(
         firmware.memory_map,
@@ -48,11 +101,13 @@ def load(machine: Machine, firmware: Firmware, options: SystemOptions) -> BootSt
         rsdp_address=firmware.rsdp_address,
         initrd=options.initrd,
     )
-    return boot(options.image, machine.memory, request)
+    return boot(image, machine.memory, request)
 
 
 def start(processor: Processor, boot_state: BootState) -> None:
     """Put the boot processor at the image's entry point."""
+    if boot_state.is_reset:
+        return
     state = processor.state
     state.cr0 = boot_state.cr0
     state.set_segment(

@@ -109,7 +109,7 @@ class AtaDisk:
         return (cylinder * heads + head) * per_track + number - 1, count
 
     def _has(self, first: int, count: int) -> bool:
-        return 0 <= first and first + count <= self.sectors
+        return first >= 0 and first + count <= self.sectors
 
     def _transfer(
         self, taskfile: Taskfile, *, is_48bit: bool, is_read: bool
@@ -173,7 +173,7 @@ class AtaDisk:
         return Completion(registers={"lba": last & 0xFF_FFFF, "device_low": last >> 24})
 
     def _identify(self, _taskfile: Taskfile) -> Transfer:
-        """ "IDENTIFY DEVICE": the words that software looks at."""
+        """Return the words of "IDENTIFY DEVICE" that software looks at."""
         chs = self._cylinders * HEADS * SECTORS_PER_TRACK
         lba28 = min(self.sectors, _MOST_LBA_28)
         values = {

@@ -193,7 +193,7 @@ class AtapiCdrom:
         return data[: int.from_bytes(packet[7:9], "big")]
 
     def _identify(self) -> bytearray:
-        """ "IDENTIFY PACKET DEVICE": the words that software looks at."""
+        """Return the words of "IDENTIFY PACKET DEVICE" that software looks at."""
         values = {0: 0x8580, 49: 0x0F00, 53: 7, 63: 0x0007, 64: 3, 65: 120, 66: 120, 67: 120}
         values |= {68: 120, 80: 0x00F0, 82: 0x4010, 83: 0x4000, 84: 0x4000, 88: 0x203F, 93: 0x6001}
         texts = {10: ata_string("TD00CD1", 20), 23: ata_string(_FIRMWARE, 8)}

@@ -227,7 +227,7 @@ class IdeChannel:
     # -- data by programmed I/O --------------------------------------------------------------------
 
     def read_data(self, size: int) -> bytes:
-        """Return the next ``size`` bytes of a data phase towards the guest, or fewer's and zeros."""
+        """Return the next ``size`` bytes of a data phase towards the guest, or zeros."""
         transfer = self.transfer
         if transfer is None or not transfer.to_guest or transfer.is_dma:
             return bytes(size)

@@ -69,6 +69,8 @@ class BootState:
     cr0: int = 0x11
     """Protection enabled, extension type; paging off."""
     gdt_limit: int = 8 * len(GDT) - 1
+    is_reset: bool = False
+    """Begin at the reset vector instead, as reset leaves the processor."""
     code_selector: int = CODE_SELECTOR
     data_selector: int = DATA_SELECTOR
 

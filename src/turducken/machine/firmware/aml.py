@@ -35,7 +35,7 @@ def integer(value: int) -> bytes:
 
 
 def name(path: str, value: bytes) -> bytes:
-    """Define the object ``path`` (four characters; ``\\`` before them: in the root)."""
+    """Define the object ``path``: four characters, with a backslash before them in the root."""
     return bytes([_NAME_OP]) + path.encode("ascii") + value
 
 

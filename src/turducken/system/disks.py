@@ -1,0 +1,34 @@
+"""The machine's disks and CDs, from the images that a user names."""
+
+from turducken.devices.disk.ata import AtaDisk
+from turducken.devices.disk.atapi import AtapiCdrom
+from turducken.devices.disk.taskfile import Drive
+from turducken.storage import open_cdrom, open_disk
+from turducken.system.errors import SetupError
+from turducken.system.options import SystemOptions
+
+_IDE_DRIVES = 4
+
+
+def ide_drives(options: SystemOptions) -> list[Drive | None]:
+    """Return the drives of the two IDE channels: disks from the front, CDs from the back.
+
+    Raises SetupError where there are too many, DiskImageError where an image cannot be used.
+    """
+    disks: list[Drive] = [
+        AtaDisk(open_disk(one), f"TD{number:05}")
+        for number, one in enumerate(one for one in options.disks if one.interface == "ide")
+    ]
+    cdroms: list[Drive] = [AtapiCdrom(open_cdrom(one)) for one in options.cdroms]
+    if len(disks) + len(cdroms) > _IDE_DRIVES:
+        raise SetupError(f"{len(disks)} disks and {len(cdroms)} CDs: IDE has {_IDE_DRIVES} places")
+    free = [None] * (_IDE_DRIVES - len(disks) - len(cdroms))
+    # A CD is the master of the second channel, where that is free, as in most PCs.
+    if len(cdroms) == 1 and len(disks) < _IDE_DRIVES - 1:
+        return [*disks, *free, cdroms[0]] if len(disks) > 2 else _with_cdrom(disks, cdroms[0])
+    return [*disks, *free, *cdroms]
+
+
+def _with_cdrom(disks: list[Drive], cdrom: Drive) -> list[Drive | None]:
+    first = [*disks, None, None][:2]
+    return [*first, cdrom, None]
