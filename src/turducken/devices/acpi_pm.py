@@ -58,6 +58,12 @@ PM1_CONTROL = Layout(
     source='ACPI specification, "PM1 Control Registers"',
 )
 
+_POLL_GAP = 3_000
+"""Nanoseconds between two reads of the timer by software that does nothing but wait for it."""
+_POLL_SHARE, _LONGEST_POLL = 8, 1_000_000
+"""Such a read takes this share of what the software has waited so far, up to so many nanoseconds:
+waiting costs few reads, and is never longer than it is meant to be by more than the share."""
+
 _HALF_TURN = 1 << PM_TIMER_BITS - 1
 _SIZE = 12
 
@@ -67,7 +73,10 @@ def _ignore() -> None:
 
 
 class AcpiPm:
-    """The fixed registers at ``base``; ``on_power_off`` is called when the guest enters S5."""
+    """The fixed registers at ``base``; ``on_power_off`` is called when the guest enters S5.
+
+    ``wait`` lets guest time pass within an access.
+    """
 
     widest_access = 4
 
@@ -78,8 +87,11 @@ class AcpiPm:
         line: LineDriver = unconnected,
         *,
         base: int = PM_BASE,
+        wait: Callable[[int], None] | None = None,
     ) -> None:
         self.base = base
+        self._wait = wait or clock.advance
+        self._polled_since = self._polled_last = 0
         self.ports = (range(base, base + _SIZE),)
         self._clock = clock
         self._on_power_off = on_power_off
@@ -109,8 +121,19 @@ class AcpiPm:
     def port_read(self, port: int, size: int) -> int:
         """Return bytes of the registers."""
         offset = (port - self.base) % _SIZE
+        if offset == PM_TIMER_OFFSET:
+            self._poll()
         pair = self._word(offset & ~3) | self._word((offset & ~3) + 4 & 0xC) << 32
         return pair >> 8 * (offset & 3) & (1 << 8 * size) - 1
+
+    def _poll(self) -> None:
+        now = self._clock.now
+        if now - self._polled_last > _POLL_GAP:
+            self._polled_since = now
+        waited = min((now - self._polled_since) // _POLL_SHARE, _LONGEST_POLL)
+        if waited:
+            self._wait(waited)
+        self._polled_last = self._clock.now
 
     def port_write(self, port: int, size: int, value: int) -> None:
         """Write bytes of the registers; the timer is read-only."""

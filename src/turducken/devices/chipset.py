@@ -100,6 +100,8 @@ class Outputs:
     """The guest switches the machine off (ACPI, or the letters at port 8900h)."""
     reset: Callable[[], None] = _ignore
     """The guest resets the machine (i8042, port 92h, port CF9h)."""
+    wait: Callable[[int], None] | None = None
+    """Lets nanoseconds pass within an access; None: on the clock alone."""
     unclaimed: UnclaimedHandler | None = None
     """An access that no device answers, once for each address and direction."""
 
@@ -192,8 +194,8 @@ class Chipset:
         self.vga = VgaText(memory)
         self.pci = PciConfiguration(out.reset)
         self.fw_cfg = FwCfg(ram_size=sizes.low + sizes.high, processors=processors, memory=self.dma)
-        self.acpi_pm = AcpiPm(self.clock, out.power_off, self._line(SCI_IRQ))
-        self.old_pm = AcpiPm(self.clock, out.power_off, base=OLD_PM_BASE)
+        self.acpi_pm = AcpiPm(self.clock, out.power_off, self._line(SCI_IRQ), wait=out.wait)
+        self.old_pm = AcpiPm(self.clock, out.power_off, base=OLD_PM_BASE, wait=out.wait)
         self.post = PostCodes(out.post_code)
         self.debug_console = DebugConsole(out.debug_console)
         self.debug_exit = DebugExit(out.debug_exit, self._options.debug_exit_port)

@@ -176,6 +176,7 @@ class Machine:
             stale_use_mark=self._on_stale_use_mark,
             power_off=lambda: self.end(Outcome.GUEST_EXIT, 0),
             reset=lambda: self.end(Outcome.TRIPLE_FAULT, 0),
+            wait=self._wait,
             unclaimed=self._on_unclaimed,
             firmware_log=self.on_firmware_log,
         )
@@ -237,6 +238,13 @@ class Machine:
         """Let time pass beyond the instructions'."""
         self._turn_began += nanoseconds
         self.clock.advance_to(self.now)
+
+    def _wait(self, nanoseconds: int) -> None:
+        """Let time pass within an access to a device."""
+        if self._running is None:
+            self.clock.advance(nanoseconds)
+        else:
+            self.spend(self._running.index, nanoseconds)
 
     # Accesses (`Platform`)
 

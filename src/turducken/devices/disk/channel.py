@@ -84,8 +84,7 @@ class IdeChannel:
             return int.from_bytes(self.read_data(size), "little")
         drive = self._drive
         if drive is None:
-            # Nobody drives the bus; where the other drive is there, it answers with zeros.
-            return 0 if any(self._drives) else 0xFF
+            return 0  # nobody drives the bus, whose lines are pulled down
         if register == STATUS:
             if port != self.control:
                 self._request(level=False)

@@ -8,7 +8,12 @@ from collections.abc import Sequence
 from functools import partial
 
 from turducken.devices.lines import LineDriver
-from turducken.devices.pci.function import PciFunction, PciIdentity
+from turducken.devices.pci.function import (
+    COMMAND,
+    COMMAND_REGISTER,
+    PciFunction,
+    PciIdentity,
+)
 
 HOST_BRIDGE, ISA_BRIDGE, IDE, POWER_MANAGEMENT = (0, 0), (1, 0), (1, 1), (1, 3)
 """Device and function numbers on bus 0."""
@@ -33,7 +38,10 @@ def pci_line(device: int, pin: int) -> int:
 def host_bridge() -> PciFunction:
     """Return the 82441FX."""
     writable = dict.fromkeys((*PAM, _SMRAM), 0xFF)
-    return PciFunction(PciIdentity(0x8086, 0x1237, 0x060000, 2), writable=writable)
+    always = {COMMAND: COMMAND_REGISTER.mask("MEMORY", "MASTER")}
+    return PciFunction(
+        PciIdentity(0x8086, 0x1237, 0x060000, 2), writable=writable, initial=always
+    )
 
 
 class IsaBridge(PciFunction):
@@ -47,7 +55,10 @@ class IsaBridge(PciFunction):
         super().__init__(
             PciIdentity(0x8086, 0x7000, 0x060100),
             writable=dict.fromkeys((*PIRQ_ROUTES, 0x4C, 0x4E, 0x4F, 0x69, 0x6A), 0xFF),
-            initial=dict.fromkeys(PIRQ_ROUTES, _PIRQ_OFF),
+            initial={
+                COMMAND: COMMAND_REGISTER.mask("IO", "MEMORY", "MASTER"),
+                **dict.fromkeys(PIRQ_ROUTES, _PIRQ_OFF),
+            },
             multifunction=True,
         )
         self._lines = {irq: line for irq, line in lines.items() if irq in _ROUTABLE}
