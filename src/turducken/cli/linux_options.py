@@ -10,6 +10,7 @@ import typer
 
 from turducken.cli.errors import InputError
 from turducken.machine.boot import BootImage
+from turducken.machine.firmware.rom import RomImage
 from turducken.system import SystemOptions
 from turducken.system.linux import Userland, read_initrd, read_kernel_module
 
@@ -68,7 +69,7 @@ class LinuxChoices:
 
     def apply(self, options: SystemOptions) -> SystemOptions:
         """Return the options with what is asked for here; raise what the user is to be told."""
-        if isinstance(options.image, BootImage):
+        if isinstance(options.image, BootImage | RomImage):
             self._refuse()
             return options
         userland = Userland(

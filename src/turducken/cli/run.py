@@ -1,14 +1,13 @@
 """``turducken run``: run an image, show what it does, and say how it ended."""
 
 import sys
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import IO, TYPE_CHECKING, Annotated
 
 import typer
 
-from turducken.cli import choices, linux_options, reporting, stopping, tracing
+from turducken.cli import choices, linux_options, pc_options, reporting, stopping, tracing
 from turducken.cli.ending import check_timeout, ended_from_outside
 from turducken.cli.errors import InputError
 from turducken.cli.output import STDOUT, output_file
@@ -119,6 +118,10 @@ def run(
     share: linux_options.Share = None,
     run_command: linux_options.Command = None,
     insmod: linux_options.KernelModules = [],  # noqa: B006 - Typer copies it
+    firmware: pc_options.FirmwareOption = None,
+    disk: pc_options.Disks = [],  # noqa: B006 - Typer copies it
+    cdrom: pc_options.Cdroms = [],  # noqa: B006 - Typer copies it
+    firmware_log: pc_options.FirmwareLog = None,
 ) -> int:
     """Run an image on the machine."""
     chosen = choices.SystemChoices(
@@ -144,7 +147,8 @@ def run(
         raise InputError("--console - and --json -: standard output can take only one of them")
     check_timeout(timeout)
     traced = tracing.TraceChoices(trace, trace_kind, trace_cpu, trace_range, last)
-    options = linux_options.LinuxChoices(initrd, share, run_command, insmod).apply(chosen.resolve())
+    options = pc_options.PcChoices(image, firmware, disk, cdrom).apply(chosen.resolve())
+    options = linux_options.LinuxChoices(initrd, share, run_command, insmod).apply(options)
     options = replace(options, diagnose=explain is not choices.Explain.NONE)
     if sanitize is not None:
         choices.check_sanitize(sanitize)
@@ -155,12 +159,15 @@ def run(
         snapshot_file = files.enter_context(output_file("--snapshot", snapshot))
         trace_file = files.enter_context(output_file("--trace", trace))
         report_file = files.enter_context(output_file("--report", report))
+        log_file = files.enter_context(output_file("--firmware-log", firmware_log))
+        if log_file is not None:
+            options = replace(options, firmware_log=pc_options.byte_writer(log_file))
         system = System(options)
         tracer = traced.begin(system, trace_file) if traced.is_wanted else None
         page = None if report_file is None else reporting.Report(system, context.obj or ())
         findings = None if sanitize is None else _sanitized(system)
         if console_file is not None:
-            system.console.on_byte = _byte_writer(console_file)
+            system.console.on_byte = pc_options.byte_writer(console_file)
         with ended_from_outside(system, timeout):
             result = _run(system, stops, findings, explain if is_shown else None)
         if tracer is not None:
@@ -183,15 +190,6 @@ def _sanitized(system: System) -> "Findings":
     from turducken.cli.findings import Findings
 
     return Findings(system)
-
-
-def _byte_writer(file: IO[bytes]) -> Callable[[int], None]:
-    def write(byte: int) -> None:
-        file.write(bytes((byte,)))
-        if byte == ord("\n"):
-            file.flush()
-
-    return write
 
 
 def _run(

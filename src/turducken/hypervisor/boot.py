@@ -20,6 +20,8 @@ class BootRegisters:
     """A loader's entry: 32-bit protected mode, paging off, flat segments, interrupts off."""
 
     eip: int
+    is_reset: bool = False
+    """Begin at the reset vector instead, as reset leaves a processor."""
     eax: int = 0
     ebx: int = 0
     ecx: int = 0
@@ -99,6 +101,13 @@ def set_waiting_state(vmcs: Vmcs) -> int:
     vmcs.write(f.GUEST_RIP, 0xFFF0)
     vmcs.write(f.GUEST_ACTIVITY, Activity.WAIT_FOR_SIPI)
     return CR0_RESET
+
+
+def set_reset_state(vmcs: Vmcs) -> int:
+    """Fill the guest-state area as reset does for the boot processor; return L1's CR0."""
+    cr0 = set_waiting_state(vmcs)
+    vmcs.write(f.GUEST_ACTIVITY, Activity.ACTIVE)
+    return cr0
 
 
 def start_at(vmcs: Vmcs, vector: int) -> None:

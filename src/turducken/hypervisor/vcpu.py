@@ -237,7 +237,9 @@ class Vcpu:
         self._succeed(processor.vmptrld(Hpa(vmcs.region)), "VMPTRLD")
         self._set_controls01(vmcs)
         vmcs.write(f.GUEST_PAT, vmcs.read(f.HOST_PAT))
-        if self.index == 0:
+        if self.index == 0 and system.boot.is_reset:
+            cr0 = boot.set_reset_state(vmcs)
+        elif self.index == 0:
             cr0 = boot.set_loaded_state(vmcs, system.boot)
         else:
             cr0 = boot.set_waiting_state(vmcs)

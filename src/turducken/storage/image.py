@@ -3,8 +3,10 @@
 import os
 from typing import BinaryIO, Protocol
 
+from turducken.errors import UserError
 
-class DiskImageError(Exception):
+
+class DiskImageError(UserError):
     """A disk image cannot be used; the text is one clear line for the user."""
 
 

@@ -3,7 +3,8 @@
 from turducken.devices.disk.ata import AtaDisk
 from turducken.devices.disk.atapi import AtapiCdrom
 from turducken.devices.disk.taskfile import Drive
-from turducken.storage import open_cdrom, open_disk
+from turducken.machine.firmware.rom import RomImage
+from turducken.storage import MemoryImage, open_cdrom, open_disk
 from turducken.system.errors import SetupError
 from turducken.system.options import SystemOptions
 
@@ -19,6 +20,8 @@ def ide_drives(options: SystemOptions) -> list[Drive | None]:
         AtaDisk(open_disk(one), f"TD{number:05}")
         for number, one in enumerate(one for one in options.disks if one.interface == "ide")
     ]
+    if isinstance(options.image, RomImage) and options.image.disk:
+        disks.insert(0, AtaDisk(MemoryImage(options.image.disk), "TDBOOT"))
     cdroms: list[Drive] = [AtapiCdrom(open_cdrom(one)) for one in options.cdroms]
     if len(disks) + len(cdroms) > _IDE_DRIVES:
         raise SetupError(f"{len(disks)} disks and {len(cdroms)} CDs: IDE has {_IDE_DRIVES} places")

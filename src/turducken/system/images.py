@@ -4,6 +4,8 @@ from importlib import resources
 from pathlib import Path
 
 from turducken.machine.boot import AnyImage, ImageError, load_image
+from turducken.machine.firmware.rom import RomImage
+from turducken.system.efi import efi_application, is_efi_application
 
 DEFAULT_IMAGE = "lhv-amd64"
 _SHIPPED = Path(str(resources.files("turducken"))) / "images"
@@ -14,7 +16,7 @@ def shipped_images() -> dict[str, Path]:
     return {one.stem: one for one in sorted(_SHIPPED.glob("*.elf"))}
 
 
-def find_image(name_or_path: str) -> AnyImage:
+def find_image(name_or_path: str) -> AnyImage | RomImage:
     """Return a shipped image by its name, or any bootable image by its path.
 
     Raises ImageError where there is none, or where it cannot be used.
@@ -25,4 +27,6 @@ def find_image(name_or_path: str) -> AnyImage:
         if "/" not in name_or_path and not path.exists():
             known = ", ".join(shipped_images())
             raise ImageError(f"{name_or_path}: no such file, nor one of the images {known}")
+    if is_efi_application(path):
+        return efi_application(path)
     return load_image(path)

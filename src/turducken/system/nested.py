@@ -42,6 +42,7 @@ def private_range(options: SystemOptions) -> range:
 
 def install(machine: Machine, boot_state: BootState, options: SystemOptions) -> Hypervisor:
     """Make L0 and let every processor begin in it; L1 begins where the image does."""
+    machine.chipset.dma.protected = private_range(options)
     hypervisor = Hypervisor(
         machine.memory,
         private_range(options),
@@ -94,6 +95,7 @@ def _some_addresses(vcpu: Vcpu) -> list[int]:
 def _boot_registers(boot_state: BootState) -> BootRegisters:
     return BootRegisters(
         eip=boot_state.eip,
+        is_reset=boot_state.is_reset,
         eax=boot_state.eax,
         ebx=boot_state.ebx,
         esi=boot_state.esi,

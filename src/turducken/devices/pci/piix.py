@@ -39,9 +39,7 @@ def host_bridge() -> PciFunction:
     """Return the 82441FX."""
     writable = dict.fromkeys((*PAM, _SMRAM), 0xFF)
     always = {COMMAND: COMMAND_REGISTER.mask("MEMORY", "MASTER")}
-    return PciFunction(
-        PciIdentity(0x8086, 0x1237, 0x060000, 2), writable=writable, initial=always
-    )
+    return PciFunction(PciIdentity(0x8086, 0x1237, 0x060000, 2), writable=writable, initial=always)
 
 
 class IsaBridge(PciFunction):

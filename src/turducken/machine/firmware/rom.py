@@ -30,6 +30,8 @@ class RomImage:
     data: bytes
     symbols: Symbols = field(default_factory=Symbols)
     elf: ElfImage | None = None
+    disk: bytes = b""
+    """The contents of a disk that belongs to it: the machine's first."""
 
 
 def find_rom(name_or_path: str) -> RomImage:
