@@ -19,15 +19,19 @@ _MACHINES = {0x8664: "x86-64"}
 _LINUX_MAGIC = (0x202, b"HdrS")
 """A Linux kernel may be a UEFI application besides, but has an entry of its own."""
 
-_SCRIPT = """\
+_STARTUP = """\
 @echo -off
 fs0:
+RUN.NSH
+mm F4 1 -w 4 -io -n
+"""
+_RUN = """\
 \\APP.EFI {text}
 if %lasterror% == 0 then
   reset -s
 endif
-mm F4 1 -w 4 -io -n
 """
+"""A script of its own: what cannot be loaded ends the script, and the other one goes on."""
 
 
 def _header(data: bytes) -> tuple[int, int] | None:
@@ -42,6 +46,10 @@ def _header(data: bytes) -> tuple[int, int] | None:
         struct.unpack_from("<H", data, at + 92),
     )
     return machine[0], subsystem[0]
+
+
+def _script(text: str) -> bytes:
+    return text.replace("\n", "\r\n").encode("ascii", "replace")
 
 
 def is_efi_application(path: Path) -> bool:
@@ -66,10 +74,14 @@ def efi_application(path: Path, text: str = "") -> RomImage:
     if header is None or header[0] not in _MACHINES:
         known = ", ".join(_MACHINES.values())
         raise ImageError(f"{path.name}: a UEFI application for another processor than {known}")
-    script = _SCRIPT.format(text=text).replace("\n", "\r\n").encode("ascii", "replace")
+    files = {
+        "APP.EFI": data,
+        "RUN.NSH": _script(_RUN.format(text=text)),
+        "STARTUP.NSH": _script(_STARTUP),
+    }
     rom = find_rom(FIRMWARE)
     try:
-        disk = fat_image({"APP.EFI": data, "STARTUP.NSH": script})
+        disk = fat_image(files)
     except ValueError as error:
         raise ImageError(f"{path.name}: {error}") from None
     return RomImage(path.name, rom.data, disk=disk)
