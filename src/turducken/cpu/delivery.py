@@ -99,7 +99,7 @@ def _return_address(state: State, event: Event) -> int:
     return state.rip + (event.length if event.is_software else 0)
 
 
-def _read_gate(state: State, memory: LinearMemory, event: Event, *, long: bool) -> Gate | Failure:
+def read_gate(state: State, memory: LinearMemory, event: Event, *, long: bool) -> Gate | Failure:
     """Read and check the IDT entry: limit, type, privilege of software interrupts, presence."""
     base, limit = state.table(SegmentIndex.IDTR)
     size = 16 if long else 8
@@ -131,7 +131,7 @@ def _read_gate(state: State, memory: LinearMemory, event: Event, *, long: bool) 
     return Gate(word >> 16 & 0xFFFF, offset, is_trap, slot, word >> 32 & 7)
 
 
-def _target_code(
+def target_code(
     state: State, memory: LinearMemory, event: Event, gate: Gate, *, long: bool
 ) -> Descriptor | Failure:
     """Read and check the handler's code segment."""
@@ -181,10 +181,10 @@ def _enter_handler(
 
 
 def _deliver_long(state: State, memory: LinearMemory, event: Event) -> Failure | None:
-    gate = _read_gate(state, memory, event, long=True)
+    gate = read_gate(state, memory, event, long=True)
     if not isinstance(gate, Gate):
         return gate
-    target = _target_code(state, memory, event, gate, long=True)
+    target = target_code(state, memory, event, gate, long=True)
     if not isinstance(target, Descriptor):
         return target
     level = state.cpl if target.is_conforming else target.dpl
@@ -248,10 +248,10 @@ def _deliver_protected(state: State, memory: LinearMemory, event: Event) -> Fail
     was_vm = bool(state.rflags & _VM)
     if was_vm and event.kind is EventKind.SOFTWARE_INTERRUPT and _IOPL.get(state.rflags) < 3:
         return exception(Vector.GP, 0)
-    gate = _read_gate(state, memory, event, long=False)
+    gate = read_gate(state, memory, event, long=False)
     if not isinstance(gate, Gate):
         return gate
-    target = _target_code(state, memory, event, gate, long=False)
+    target = target_code(state, memory, event, gate, long=False)
     if not isinstance(target, Descriptor):
         return target
     if was_vm and (target.is_conforming or target.dpl != 0):

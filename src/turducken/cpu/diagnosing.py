@@ -6,14 +6,22 @@ Python has its own view of what its guest did wrong.
 
 from typing import TYPE_CHECKING
 
+from turducken.cpu.events import Event
+from turducken.cpu.triple_fault import Chain, event_name, explain_triple_fault
+from turducken.diagnosis import BrokenRule, Diagnosis, Kind, Reading
 from turducken.vmx.checks import EntryContext, EntryFailure
 from turducken.vmx.explain import (
     Operands,
     failed_instruction,
+    forgets_event,
+    lost_event,
+    misconfigured,
     msr_loading_failed,
     refused_by_gate,
     refused_entry,
+    refused_msr,
     refused_vmfunc,
+    vmx_aborted,
 )
 from turducken.vmx.gates import Gate, Instruction, Mode
 from turducken.vmx.instructions import VmResult
@@ -67,4 +75,90 @@ def tell_msr_loading(p: "Processor", vmcs: Vmcs, number: int, *, is_launch: bool
         p.on_diagnosis(
             (name, "msr", number),
             lambda: msr_loading_failed(context, number, limit=limit, operation=name),
+        )
+
+
+# Event delivery
+
+
+def tell_triple_fault(p: "Processor", chain: Chain) -> None:
+    """Deliveries have failed one after the other, the last of them that of #DF."""
+    if p.on_diagnosis is not None and chain:
+        vectors = tuple(event.vector for event, _ in chain)
+        p.on_diagnosis(
+            ("triple-fault", vectors), lambda: explain_triple_fault(p.state, p.linear, chain)
+        )
+
+
+def tell_repeated_exception(p: "Processor", event: Event, count: int) -> None:
+    """The same exception has come up ``count`` times at the same instruction."""
+    if p.on_diagnosis is not None:
+        name = event_name(event)
+        note = f"{count:,} times in a row, with the same registers RSP and RIP"
+        rule = BrokenRule(
+            "progress.exception",
+            "the handler of a fault must remove its cause, or go on elsewhere",
+            _EXCEPTIONS,
+            (Reading("RIP", p.state.rip, 16), Reading("RSP", p.state.gpr[4], 16)),
+            "a handler that changes what the instruction met, or the return address in its frame",
+        )
+        p.on_diagnosis(
+            ("exception", event.vector),
+            lambda: Diagnosis(Kind.NO_PROGRESS, name, "again and again", (rule,), (note,)),
+        )
+
+
+_EXCEPTIONS = 'SDM 3A, "Program or Task Restart"'
+
+
+def tell_lost_event(p: "Processor", vmcs: Vmcs) -> None:
+    """The VM entry after an exit that interrupted a delivery: perhaps it forgets the event."""
+    assert p.interrupted is not None
+    region, information, reason = p.interrupted
+    if region != vmcs.region:
+        return
+    p.interrupted = None
+    if p.on_diagnosis is not None and forgets_event(vmcs):
+        p.on_diagnosis(("lost-event", information), lambda: lost_event(vmcs, information, reason))
+
+
+# Memory
+
+
+def tell_misconfiguration(p: "Processor", gpa: int) -> None:
+    """An EPT entry is malformed (the processor's own view of the EPT in force)."""
+    guest = p.guest
+    if (
+        p.on_diagnosis is not None
+        and p.root is None
+        and guest is not None
+        and guest.ept is not None
+    ):
+        fmt, root = guest.ept.format, guest.ept.ep4ta
+        p.on_diagnosis(
+            ("ept-misconfiguration", gpa >> 12),
+            lambda: misconfigured(fmt, p.memory, root, gpa, table="EPT"),
+        )
+
+
+# MSRs
+
+
+def tell_msr(p: "Processor", index: int, value: int | None) -> None:
+    """RDMSR (``value`` is None) or WRMSR raises #GP."""
+    if p.on_diagnosis is not None:
+        exists = p.msrs.read(index) is not None
+        p.on_diagnosis(
+            ("msr", index, value is None), lambda: refused_msr(index, value, exists=exists)
+        )
+
+
+def tell_abort(p: "Processor", vmcs: Vmcs, indicator: int) -> None:
+    """A VM exit cannot be completed."""
+    if p.on_diagnosis is not None:
+        p.on_diagnosis(
+            ("vmx-abort", indicator),
+            lambda: vmx_aborted(
+                vmcs, p.memory, indicator, is_storable=lambda one: p.msrs.read(one) is not None
+            ),
         )

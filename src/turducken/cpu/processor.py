@@ -29,6 +29,7 @@ from turducken.cpu.decoder import (
     memory_size,
 )
 from turducken.cpu.delivery import Failure, TaskSwitch, deliver
+from turducken.cpu.diagnosing import tell_repeated_exception, tell_triple_fault
 from turducken.cpu.engine import LONGEST_BLOCK, Engine, Segment, SegmentIndex, Trap
 from turducken.cpu.engine.segments import UNUSABLE
 from turducken.cpu.events import Event, EventKind, combine, exception
@@ -39,6 +40,7 @@ from turducken.cpu.linear import LinearMemory
 from turducken.cpu.msrs import MsrFile
 from turducken.cpu.surroundings import Activity, LocalApicPort, MtrrPort, NoApic, Platform
 from turducken.cpu.transfers import tasks
+from turducken.cpu.triple_fault import Chain
 from turducken.cpu.vmx_operations import field_table, update_intercepts
 from turducken.diagnosis import Report
 from turducken.memory import PhysicalMemory
@@ -70,6 +72,9 @@ MAX_INSTRUCTION = 15
 
 MOST_IDLE_EXITS = 16
 """VM exits without an instruction between them after which a processor's turn is over."""
+ENDLESS_EXCEPTIONS = 1000
+"""Times that the same exception comes up at the same instruction before that is told."""
+
 SPIN_COST = 1000
 """Nanoseconds that a turn of busy waiting in root software takes."""
 
@@ -285,6 +290,10 @@ class Processor:
                 self.yielded = False
                 return
 
+    interrupted: tuple[int, int, int] | None = None
+    """Until the next VM entry: region, IDT-vectoring information and reason of a VM exit."""
+    _last_exception = (-1, 0, 0, 0)
+    _same_exceptions = 0
     yielded = False
     """Set by a handler that ends the processor's turn (PAUSE)."""
     stepped_from: tuple[int, int] | None = None
@@ -371,6 +380,9 @@ class Processor:
         exit strikes is recorded as the vectored event.
         """
         during: Event | None = None
+        chain: Chain = []
+        if event.kind is EventKind.HARDWARE:
+            self._note_exception(event)
         while True:
             guest = self.guest
             if guest is not None and not is_injected and guest.exits_on(event):
@@ -398,15 +410,25 @@ class Processor:
             else:
                 self.take_fault(failure, event)
                 return
+            chain.append((event, failure))
             if guest is not None and guest.exits_on(second):
                 vm_exit.exit_for_event(self, second, event)
                 return
             combined = combine(event, second)
             if combined is None:
-                self.triple_fault()
+                self.triple_fault(chain)
                 return
             during = None if combined.vector == Vector.DF else event
             event = combined
+
+    def _note_exception(self, event: Event) -> None:
+        """Tell, once, where the same exception comes up at the same instruction for ever."""
+        same = event.vector, self.state.rip, event.payload, self.state.gpr[4]
+        if same != self._last_exception:
+            self._last_exception, self._same_exceptions = same, 0
+        self._same_exceptions += 1
+        if self._same_exceptions == ENDLESS_EXCEPTIONS:
+            tell_repeated_exception(self, event, ENDLESS_EXCEPTIONS)
 
     def _deliver(self, event: Event) -> Failure | None:
         if event.vector == Vector.PF and event.kind is EventKind.HARDWARE:
@@ -436,8 +458,9 @@ class Processor:
         else:
             vm_exit.exit_for_translation(self, fault, during)
 
-    def triple_fault(self) -> None:
+    def triple_fault(self, chain: Chain) -> None:
         """SDM 3A, "Interrupt 8 - Double Fault Exception": shutdown, or a VM exit in non-root."""
+        tell_triple_fault(self, chain)
         self.statistics.triple_faults += 1
         if self.guest is not None:
             vm_exit.exit_to_host(self, ExitReason.TRIPLE_FAULT)

@@ -5,7 +5,12 @@ from typing import TYPE_CHECKING
 from turducken.arch.registers import CR0, EFER
 from turducken.cpu import virtual_apic, vm_exit
 from turducken.cpu.control_registers import is_pae_paging, sync_mmu
-from turducken.cpu.diagnosing import tell_failed, tell_msr_loading, tell_refused_entry
+from turducken.cpu.diagnosing import (
+    tell_failed,
+    tell_lost_event,
+    tell_msr_loading,
+    tell_refused_entry,
+)
 from turducken.cpu.engine.state import MSR_WORDS
 from turducken.cpu.events import Event, EventKind
 from turducken.cpu.guest_controls import GuestControls, PinBased, Primary, Secondary
@@ -54,6 +59,8 @@ def enter(p: "Processor", *, is_launch: bool) -> VmResult | None:
             return p.vmx.fail(failure.error)
         fail(p, vmcs, ExitReason.ENTRY_FAILURE_GUEST_STATE, failure.qualification)
         return None
+    if p.interrupted is not None:
+        tell_lost_event(p, vmcs)
     guest = controls_of(p, vmcs)
     load_guest(p, vmcs, guest)
     p.guest = guest

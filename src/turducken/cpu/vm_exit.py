@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from turducken.arch.exceptions import HAS_ERROR_CODE, Vector
 from turducken.arch.registers import CR0, CR4, EFER
 from turducken.cpu.control_registers import are_pdptes_valid, is_pae_paging, sync_mmu
+from turducken.cpu.diagnosing import tell_misconfiguration
 from turducken.cpu.engine.state import MSR_WORDS
 from turducken.cpu.events import Event, EventKind
 from turducken.cpu.guest_controls import Exit, PinBased, Secondary
@@ -54,7 +55,7 @@ def exit_to_host(
         vmcs.write(f.EXIT_INSTRUCTION_LENGTH, length)
     if reason not in (ExitReason.EXCEPTION_OR_NMI, ExitReason.EXTERNAL_INTERRUPT):
         vmcs.write(f.EXIT_INTERRUPTION_INFORMATION, 0)
-    _record_vectoring(vmcs, during)
+    _record_vectoring(p, vmcs, during)
     count = p.statistics.exits
     count[reason] = count.get(reason, 0) + 1
     if p.on_event is not None:
@@ -70,12 +71,14 @@ def current_vmcs(p: "Processor") -> Vmcs:
     return vmcs
 
 
-def _record_vectoring(vmcs: Vmcs, during: Event | None) -> None:
+def _record_vectoring(p: "Processor", vmcs: Vmcs, during: Event | None) -> None:
     """SDM 3C, "Information for VM Exits During Event Delivery"."""
     if during is None:
         vmcs.write(f.IDT_VECTORING_INFORMATION, 0)
         return
     vmcs.write(f.IDT_VECTORING_INFORMATION, during.information)
+    if p.root is None and during.kind in (EventKind.EXTERNAL, EventKind.NMI):
+        p.interrupted = vmcs.region, during.information, vmcs.read(f.EXIT_REASON)
     if during.error_code is not None:
         vmcs.write(f.IDT_VECTORING_ERROR_CODE, during.error_code)
     if during.is_software:
@@ -137,6 +140,7 @@ def exit_for_translation(p: "Processor", fault: Fault, during: Event | None) -> 
             return
         exit_to_host(p, ExitReason.EPT_VIOLATION, qualification, length=length, during=during)
     else:
+        tell_misconfiguration(p, fault.gpa)
         exit_to_host(p, ExitReason.EPT_MISCONFIGURATION, length=length, during=during)
 
 

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from turducken.arch.registers import CR4
 from turducken.cpu.control_registers import sync_mmu
+from turducken.cpu.diagnosing import tell_abort
 from turducken.cpu.engine.field_access import FieldPlace, FieldTable
 from turducken.cpu.guest_controls import (
     GuestControls,
@@ -149,6 +150,7 @@ def vmx_abort(p: "Processor", indicator: int) -> None:
     """SDM 3C, "VMX Aborts": note why in the VMCS and stop for good."""
     if p.vmx.current is not None:
         p.vmx.current.set_abort(indicator)
+        tell_abort(p, p.vmx.current, indicator)
     p.guest = None
     p.activity = Activity.SHUTDOWN
     p.is_aborted = True

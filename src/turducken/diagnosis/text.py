@@ -57,7 +57,8 @@ def _rule_lines(rule: BrokenRule, label: str) -> Iterator[str]:
         yield f"    {'' if reading.is_subject else 'since '}{reading.text}"
     if rule.allowed:
         yield f"    allowed: {rule.allowed}"
-    yield f"    {rule.citation}"
+    if rule.citation:
+        yield f"    {rule.citation}"
 
 
 def as_dict(sighting: Sighting, describe: Describe, *, is_fatal: bool = False) -> dict[str, Any]:

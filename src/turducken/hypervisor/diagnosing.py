@@ -7,14 +7,26 @@ the processor that it is offered.
 from typing import TYPE_CHECKING
 
 from turducken.diagnosis import Diagnosis, Kind
+from turducken.vmx import vmcs_fields as f
 from turducken.vmx.checks import EntryContext, EntryFailure
+from turducken.vmx.exit_information import (
+    INTERRUPTION_TYPE,
+    INTERRUPTION_VALID,
+    EventType,
+    VmxAbort,
+)
 from turducken.vmx.exit_reasons import ExitReason, name_of
 from turducken.vmx.explain import (
     Operands,
     failed_instruction,
+    forgets_event,
+    lost_event,
+    misconfigured,
     msr_loading_failed,
     refused_by_gate,
     refused_entry,
+    refused_msr,
+    vmx_aborted,
 )
 from turducken.vmx.gates import Gate, Instruction, Mode
 from turducken.vmx.instructions import VmResult
@@ -100,4 +112,72 @@ def tell_failed_entry(
         outcome = f"{name_of(reason)}, qualification {qualification}"
         vcpu.events.on_diagnosis(
             vcpu.index, (name, reason), lambda: Diagnosis(Kind.ENTRY_FAILURE, name, outcome)
+        )
+
+
+# VM exits
+
+
+def tell_misconfiguration(vcpu: "Vcpu", gpa2: int) -> None:
+    """EPT12 is misconfigured on the way of an access of L2's."""
+    context = vcpu.nested.current
+    root12 = context.root12 if context is not None else None
+    if vcpu.events.on_diagnosis is not None and root12 is not None:
+        fmt, eptp12 = root12.view.format, root12.eptp
+        vcpu.events.on_diagnosis(
+            vcpu.index,
+            ("ept-misconfiguration", gpa2 >> 12),
+            lambda: misconfigured(fmt, vcpu.memory, eptp12, gpa2, table="EPT12"),
+        )
+
+
+def tell_msr(vcpu: "Vcpu", index: int, value: int | None) -> None:
+    """RDMSR (``value`` is None) or WRMSR of the guest that exited raises #GP."""
+    if vcpu.events.on_diagnosis is not None:
+        exists = vcpu.read_msr(index) is not None
+        vcpu.events.on_diagnosis(
+            vcpu.index,
+            ("msr", index, value is None),
+            lambda: refused_msr(index, value, exists=exists),
+        )
+
+
+def tell_abort(vcpu: "Vcpu", vmcs12: Vmcs, indicator: VmxAbort) -> None:
+    """A VM exit of L2 cannot be completed."""
+    if vcpu.events.on_diagnosis is not None:
+        vcpu.events.on_diagnosis(
+            vcpu.index,
+            ("vmx-abort", int(indicator)),
+            lambda: vmx_aborted(
+                vmcs12,
+                vcpu.memory,
+                indicator,
+                is_storable=lambda one: vcpu.read_msr(one) is not None,
+            ),
+        )
+
+
+def note_interrupted(vcpu: "Vcpu", vmcs12: Vmcs, reason: int) -> None:
+    """L1 gets a VM exit: remember the event whose delivery it interrupted, if there is one."""
+    information = vmcs12.slots[f.IDT_VECTORING_INFORMATION.slot]
+    if information & INTERRUPTION_VALID and INTERRUPTION_TYPE.get(information) in _UNREPEATED:
+        vcpu.interrupted = vcpu.unit.pointer, information, reason
+
+
+_UNREPEATED = frozenset({EventType.EXTERNAL_INTERRUPT, EventType.NMI})
+"""Events that do not come up again by themselves."""
+
+
+def tell_lost_event(vcpu: "Vcpu", vmcs12: Vmcs) -> None:
+    """The VM entry after an exit that interrupted a delivery: perhaps L1 forgets the event."""
+    assert vcpu.interrupted is not None
+    pointer, information, reason = vcpu.interrupted
+    if pointer != vcpu.unit.pointer:
+        return
+    vcpu.interrupted = None
+    if vcpu.events.on_diagnosis is not None and forgets_event(vmcs12):
+        vcpu.events.on_diagnosis(
+            vcpu.index,
+            ("lost-event", information),
+            lambda: lost_event(vmcs12, information, reason),
         )

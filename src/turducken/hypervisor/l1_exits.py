@@ -7,6 +7,7 @@ from turducken.address import Gpa1
 from turducken.arch.exceptions import Vector
 from turducken.arch.registers import CR0, CR4
 from turducken.hypervisor import boot, stopping
+from turducken.hypervisor.diagnosing import tell_msr
 from turducken.hypervisor.operands import is_64bit_mode, read_gpr
 from turducken.hypervisor.task_switch import on_task_switch
 from turducken.hypervisor.vmx_instructions import HANDLERS as VMX_HANDLERS
@@ -156,8 +157,10 @@ def _write_cr4(vcpu: "Vcpu", value: int) -> "Handling":
 def on_rdmsr(vcpu: "Vcpu") -> "Handling":
     """RDMSR of what L0 answers itself, or of what no bitmap covers."""
     gpr = vcpu.processor.gpr
-    value = vcpu.read_msr(gpr[_RCX] & _LOW)
+    index = gpr[_RCX] & _LOW
+    value = vcpu.read_msr(index)
     if value is None:
+        tell_msr(vcpu, index, None)
         vcpu.inject(Vector.GP, 0)
         return None
     gpr[_RAX], gpr[_RDX] = value & _LOW, value >> 32
@@ -169,9 +172,11 @@ def on_wrmsr(vcpu: "Vcpu") -> "Handling":
     """WRMSR of what L0 must follow, or of what no bitmap covers."""
     gpr = vcpu.processor.gpr
     value = gpr[_RDX] << 32 & _LOW << 32 | gpr[_RAX] & _LOW
-    if vcpu.write_msr(gpr[_RCX] & _LOW, value):
+    index = gpr[_RCX] & _LOW
+    if vcpu.write_msr(index, value):
         vcpu.skip()
     else:
+        tell_msr(vcpu, index, value)
         vcpu.inject(Vector.GP, 0)
     return None
 

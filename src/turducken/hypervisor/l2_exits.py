@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from turducken.address import PAGE_SIZE, Gpa1, Gpa2
 from turducken.arch.exceptions import Vector
 from turducken.hypervisor import stopping
+from turducken.hypervisor.diagnosing import tell_misconfiguration
 from turducken.hypervisor.events import ShadowFilled
 from turducken.hypervisor.l1_exits import on_rdmsr, on_wrmsr
 from turducken.hypervisor.shadow.compose import (
@@ -208,6 +209,7 @@ def _on_ept_violation(vcpu: "Vcpu") -> "Handling":
         if found.suppresses_ve or not convert_to_ve(vcpu, qualification):
             reflect(vcpu, R.EPT_VIOLATION, qualification)
     elif isinstance(found, Misconfigured12):
+        tell_misconfiguration(vcpu, gpa2)
         reflect(vcpu, R.EPT_MISCONFIGURATION, 0)
     elif isinstance(found, LogFull):
         reflect(vcpu, R.PML_FULL, qualification & _NMI_UNBLOCKING)

@@ -12,8 +12,11 @@ from turducken.arch import msr
 from turducken.arch.registers import CR0, CR3, CR4, EFER
 from turducken.hypervisor import stopping
 from turducken.hypervisor.diagnosing import (
+    note_interrupted,
+    tell_abort,
     tell_failed,
     tell_failed_entry,
+    tell_lost_event,
     tell_msr_loading,
     tell_refused_entry,
 )
@@ -52,6 +55,7 @@ from turducken.vmx.exit_information import (
     INTERRUPTION_TYPE,
     INTERRUPTION_VALID,
     EventType,
+    VmxAbort,
 )
 from turducken.vmx.exit_reasons import ENTRY_FAILURE, ExitReason
 from turducken.vmx.explain import Operands
@@ -258,6 +262,8 @@ class Nested:
             self._prepare(context, vmcs12)
             self._fail_entry(context, ExitReason.ENTRY_FAILURE_GUEST_STATE, failure.qualification)
             return None
+        if vcpu.interrupted is not None:
+            tell_lost_event(vcpu, vmcs12)
         self._prepare(context, vmcs12)
         wrong = self.lists.prepare_entry(vmcs12, context.vmcs02)
         if wrong:
@@ -508,6 +514,8 @@ class Nested:
             slots12[slot] = slots02[slot]
         # VMREAD and VMWRITE of L2 that fail without an exit write it.
         slots12[f.VM_INSTRUCTION_ERROR.slot] = slots02[f.VM_INSTRUCTION_ERROR.slot]
+        if slots12[f.IDT_VECTORING_INFORMATION.slot] & INTERRUPTION_VALID:
+            note_interrupted(vcpu, vmcs12, reason)
         self._save_guest(context)
         if not vcpu.system.faults.injection_left:
             slots12[f.ENTRY_INTERRUPTION_INFORMATION.slot] &= ~INTERRUPTION_VALID
@@ -515,6 +523,7 @@ class Nested:
         vcpu.shadow.leave()
         self._load_host(context, blocks_nmis=_blocks_nmis(context, reason))
         if not stored:
+            tell_abort(vcpu, vmcs12, VmxAbort.SAVING_GUEST_MSRS)
             vcpu.stop_l1(stopping.vmx_abort(vcpu, "MSRs stored by a VM exit"))
 
     def _save_guest(self, context: Context) -> None:
@@ -561,9 +570,11 @@ class Nested:
         vcpu.in_l2 = False
         vcpu.select(vmcs01)
         if image.is_pae and not vcpu.load_l1_pdptes(vmcs12.read(f.HOST_CR3)):
+            tell_abort(vcpu, vmcs12, VmxAbort.HOST_PDPTE_CHECK)
             vcpu.stop_l1(stopping.vmx_abort(vcpu, "PDPTEs of the host state"))
             return
         if not self.lists.load_on_exit(vmcs12):
+            tell_abort(vcpu, vmcs12, VmxAbort.LOADING_HOST_MSRS)
             vcpu.stop_l1(stopping.vmx_abort(vcpu, "MSRs loaded by a VM exit"))
 
     # Failed entries

@@ -119,6 +119,8 @@ class Vcpu:
         """With the monitor trap flag, RIP and RCX at the VM entry; None: it injects the trap."""
         self.stopped: L1Stopped | None = None
         """What ended L1's processor for good."""
+        self.interrupted: tuple[int, int, int] | None = None
+        """Until L1 enters L2 again: VMCS12, IDT-vectoring information and reason of a VM exit."""
         self.explained: dict[int, Explanation] = {}
         """For watched addresses of L2's: through which entries each went last."""
         self.has_open_tables = False

@@ -79,7 +79,12 @@ def fatal_text(system: System, result: Result) -> RenderableType | None:
 def others_text(system: System, result: Result, *, in_full: bool) -> RenderableType | None:
     """Return the rest, which the guest lived with: in full, or a line each for a few."""
     fatal = fatal_of(result)
-    others = [one for one in result.diagnoses if one not in fatal]
+    others = [
+        one
+        for one in result.diagnoses
+        # What nothing answered has a table of its own.
+        if one not in fatal and one.diagnosis.kind is not Kind.UNANSWERED
+    ]
     if not others:
         return None
     if in_full:

@@ -7,16 +7,17 @@ from dataclasses import dataclass
 
 from turducken.cpu.processor import Processor
 from turducken.cpu.surroundings import Activity
-from turducken.diagnosis import Diagnoses
+from turducken.diagnosis import Diagnoses, Diagnosis, Key, Place
 from turducken.hypervisor import Hypervisor, UnsuitableProcessorError
 from turducken.machine.boot import BootState
 from turducken.machine.firmware.rom import RomImage
 from turducken.machine.machine import Machine, MachineOptions, Outcome
 from turducken.symbols import Names
-from turducken.system import diagnosing, disks, nested, start
+from turducken.system import diagnosing, disks, ending, nested, start
 from turducken.system.console import Console, Wanted, Watch
 from turducken.system.errors import CutShort, SetupError
 from turducken.system.options import Mode, SystemOptions
+from turducken.system.progress import Progress
 from turducken.system.result import ExitCount, ProcessorResult, Result, TlbTotals
 
 PROMPT_NANOSECONDS = 1_000_000
@@ -73,6 +74,7 @@ class System:
         self.diagnoses: Diagnoses | None = None
         if options.diagnose:
             self.diagnoses = diagnosing.collect(self.machine, self.hypervisor)
+        self._progress = Progress(self.machine, self.hypervisor, self._told)
         self.host_seconds = 0.0
         self.is_running = False
         self._stops = Stops()
@@ -97,11 +99,18 @@ class System:
         finally:
             self.host_seconds += time.perf_counter() - began
             self.console.unsubscribe(lines)
+        for found in ending.explain_ending(self.machine, self.hypervisor, self._progress):
+            self._told(*found)
         return self.result()
+
+    def _told(self, place: Place, key: Key, make: Callable[[], Diagnosis]) -> None:
+        if self.diagnoses is not None:
+            self.diagnoses.report(place, self.machine.now, key, make)
 
     def _run_turns(self, stops: Stops, watch: Watch, on_turn: Callable[[], None] | None) -> None:
         machine = self.machine
         idle = _Idleness(self)
+        looks = self.diagnoses is not None
         machine.limit_instructions(stops.max_instructions)
         try:
             self.is_running = True
@@ -110,6 +119,8 @@ class System:
                 if machine.stop.outcome is not None:
                     return
                 idle.turn(watch)
+                if looks:
+                    self._progress.turn()
                 if on_turn is not None:
                     on_turn()
         finally:

@@ -7,14 +7,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
-from turducken.cpu.decoder import linear_address
-from turducken.cpu.engine import SegmentIndex
 from turducken.cpu.processor import Processor
-from turducken.diagnosis import Diagnoses, Diagnosis, Key, Place, Report
-from turducken.hypervisor import Hypervisor, Vcpu
+from turducken.diagnosis import Diagnoses, Diagnosis, Key, Report
+from turducken.hypervisor import Hypervisor
 from turducken.machine.machine import Machine
-from turducken.vmx import vmcs_fields as f
-from turducken.vmx.explain import Operands, failed_instruction
+from turducken.system.places import place_of, place_of_vcpu
+from turducken.vmx.explain import Operands, failed_instruction, refused_vmfunc
 from turducken.vmx.gates import Instruction
 from turducken.vmx.instructions import VmResult, VmxUnit
 
@@ -50,7 +48,11 @@ def _told(
     make: Callable[[], Diagnosis],
 ) -> None:
     place = place_of(processor, hypervisor)
-    if hypervisor is not None and place.level == 1 and isinstance(key[-1], Operands):
+    if hypervisor is not None and key[0] == "VMFUNC":
+        unit, function = hypervisor.vcpus[processor.index].unit, key[1]
+        assert isinstance(function, int)
+        make = partial(refused_vmfunc, unit, function)
+    elif hypervisor is not None and place.level == 1 and isinstance(key[-1], Operands):
         # L1 reaches its VMCS12 through VMCS shadowing, which it knows nothing of.
         unit = hypervisor.vcpus[processor.index].unit
         make = partial(_through_shadowing, unit, key)
@@ -63,27 +65,3 @@ def _through_shadowing(unit: VmxUnit, key: Key) -> Diagnosis:
     assert isinstance(operands, Operands)
     operands = replace(operands, is_shadowed=False)
     return failed_instruction(unit, Instruction[str(name)], operands, result)
-
-
-def place_of(processor: Processor, hypervisor: Hypervisor | None) -> Place:
-    """Return who runs guest code on a processor, and where."""
-    state = processor.state
-    linear = linear_address(state, SegmentIndex.CS, state.rip)
-    if hypervisor is None:
-        return Place(processor.index, 1 if processor.guest is None else 2, state.rip, linear)
-    vcpu = next((one for one in hypervisor.vcpus if one.index == processor.index), None)
-    level = 2 if vcpu is not None and vcpu.in_l2 else 1
-    return Place(processor.index, level, state.rip, linear)
-
-
-def place_of_vcpu(vcpu: Vcpu) -> Place:
-    """Return where the guest is whose exit L0 handles."""
-    read = vcpu.current.read
-    rip = read(f.GUEST_RIP)
-    is_64bit = read(f.GUEST_CS_ACCESS_RIGHTS) & _LONG and read(f.GUEST_EFER) & _LMA
-    linear = rip if is_64bit else rip + read(f.GUEST_CS_BASE) & 0xFFFF_FFFF
-    return Place(vcpu.index, 2 if vcpu.in_l2 else 1, rip, linear)
-
-
-_LONG = 1 << 13
-_LMA = 1 << 10

@@ -111,7 +111,7 @@ def on_icebp(p: "Processor") -> None:
 
 def on_shutdown(p: "Processor") -> None:
     """A shutdown that the engine came to by itself cannot happen: all delivery is ours."""
-    p.triple_fault()
+    p.triple_fault([])
 
 
 def _exception_handler(vector: int) -> "Callable[[Processor], None]":

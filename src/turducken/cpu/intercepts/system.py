@@ -11,6 +11,7 @@ from turducken.arch.exceptions import Vector
 from turducken.arch.registers import CR0, CR4, RFLAGS
 from turducken.cpu import apic_access, vm_exit
 from turducken.cpu.decoder import Code, Instruction, effective_address, gpr_number
+from turducken.cpu.diagnosing import tell_msr
 from turducken.cpu.guest_controls import Primary, Secondary
 from turducken.cpu.intercepts.operands import displacement, instruction_information
 from turducken.cpu.surroundings import Activity
@@ -74,13 +75,16 @@ def on_msr(p: "Processor") -> None:
         vm_exit.exit_to_host(p, reason, length=instruction.len)
         return
     if write:
-        if not _write_msr(p, index, gpr[_RDX] << 32 & ~_LOW & (1 << 64) - 1 | gpr[_RAX] & _LOW):
+        wanted = gpr[_RDX] << 32 & ~_LOW & (1 << 64) - 1 | gpr[_RAX] & _LOW
+        if not _write_msr(p, index, wanted):
+            tell_msr(p, index, wanted)
             p.general_protection()
             return
         p.attention = True
     else:
         value = _read_msr(p, index)
         if value is None:
+            tell_msr(p, index, None)
             p.general_protection()
             return
         if index == 0x10:

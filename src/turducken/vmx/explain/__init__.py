@@ -5,6 +5,8 @@ Nothing here decides anything: it looks again at what `turducken.vmx.gates`, `in
 """
 
 from turducken.vmx.explain.entries import msr_loading_failed, refused_entry
+from turducken.vmx.explain.ept import misconfigured, refused_access
+from turducken.vmx.explain.exits import forgets_event, lost_event, refused_msr, vmx_aborted
 from turducken.vmx.explain.fields import decode_field, read_field
 from turducken.vmx.explain.instructions import Operands, failed_instruction
 from turducken.vmx.explain.refusals import refused_by_gate, refused_vmfunc
@@ -13,9 +15,15 @@ __all__ = [
     "Operands",
     "decode_field",
     "failed_instruction",
+    "forgets_event",
+    "lost_event",
+    "misconfigured",
     "msr_loading_failed",
     "read_field",
+    "refused_access",
     "refused_by_gate",
     "refused_entry",
+    "refused_msr",
     "refused_vmfunc",
+    "vmx_aborted",
 ]
