@@ -54,6 +54,7 @@ bench: setup
 images:
 	$(MAKE) -C guests install
 	$(MAKE) -C guests/bench install
+	$(MAKE) -C guests/mistakes install
 	$(MAKE) -C guests/zoo install
 	$(MAKE) -C guests/pal-demo install
 	$(MAKE) -C guests/linux install
@@ -61,6 +62,7 @@ images:
 check-images:
 	$(MAKE) -C guests check
 	$(MAKE) -C guests/bench check
+	$(MAKE) -C guests/mistakes check
 	$(MAKE) -C guests/zoo check
 	$(MAKE) -C guests/pal-demo check
 	$(MAKE) -C guests/linux check

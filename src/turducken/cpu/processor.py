@@ -422,12 +422,12 @@ class Processor:
             event = combined
 
     def _note_exception(self, event: Event) -> None:
-        """Tell, once, where the same exception comes up at the same instruction for ever."""
+        """Tell where the same exception comes up at the same instruction for ever."""
         same = event.vector, self.state.rip, event.payload, self.state.gpr[4]
         if same != self._last_exception:
             self._last_exception, self._same_exceptions = same, 0
         self._same_exceptions += 1
-        if self._same_exceptions == ENDLESS_EXCEPTIONS:
+        if not self._same_exceptions % ENDLESS_EXCEPTIONS:
             tell_repeated_exception(self, event, ENDLESS_EXCEPTIONS)
 
     def _deliver(self, event: Event) -> Failure | None:

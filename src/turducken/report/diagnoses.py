@@ -11,7 +11,7 @@ from turducken.diagnosis.records import HINTS
 from turducken.system import Result, System
 
 CONSEQUENCES = frozenset(
-    {Kind.TRIPLE_FAULT, Kind.NOTHING_TO_WAKE, Kind.NO_PROGRESS, Kind.ENDLESS_LOOP, Kind.VMX_ABORT}
+    {Kind.TRIPLE_FAULT, Kind.NOTHING_TO_WAKE, Kind.ENDLESS_LOOP, Kind.VMX_ABORT}
 )
 """What may follow from a failure that the guest did not notice."""
 CLOSE_NANOSECONDS = 10_000_000

@@ -24,10 +24,12 @@ from turducken.vmx.interface import Registers
 from turducken.vmx.vmcs import Vmcs
 
 _SUSPICIOUS_SAMPLES = 3
+_BUSY = 16
+"""VM exits in a turn below which nothing is suspicious."""
 _FOLLOWED = 200
 """Exits that have to be the same before that is told."""
 _LONGEST_PAUSE = 1 << 10
-"""Turns without a new suspicion after one that was wrong; it doubles up to this."""
+"""Turns without a new suspicion after the last one; it doubles up to this."""
 _LAST = 6
 _ASYNCHRONOUS = frozenset(
     {
@@ -71,7 +73,6 @@ class _Suspicion:
     pause: int = 1
     wait: int = 0
     is_followed: bool = False
-    told: LastExit | None = None
 
 
 class Progress:
@@ -109,7 +110,7 @@ class Progress:
     def _look(self, processor: Processor) -> None:
         guest = self._guests[processor.index]
         vmcs, exits = self._vmcs_of(processor)
-        if vmcs is None or guest.is_followed or exits - guest.exits < _FOLLOWED:
+        if vmcs is None or guest.is_followed or exits - guest.exits < _BUSY:
             guest.repeats, guest.exits = 0, exits
             return
         guest.exits = exits
@@ -118,11 +119,7 @@ class Progress:
         guest.last = now
         if guest.wait:
             guest.wait -= 1
-        elif (
-            guest.repeats >= _SUSPICIOUS_SAMPLES
-            and now != guest.told
-            and now.reason not in _ASYNCHRONOUS
-        ):
+        elif guest.repeats >= _SUSPICIOUS_SAMPLES and now.reason not in _ASYNCHRONOUS:
             self._follow(processor, guest, now)
 
     def _follow(self, processor: Processor, guest: _Suspicion, expected: LastExit) -> None:
@@ -135,10 +132,9 @@ class Progress:
 
     def _judge(self, processor: Processor, guest: _Suspicion, same: LastExit | None) -> None:
         guest.is_followed, guest.repeats = False, 0
+        guest.wait, guest.pause = guest.pause, min(2 * guest.pause, _LONGEST_PAUSE)
         if same is None:
-            guest.wait, guest.pause = guest.pause, min(2 * guest.pause, _LONGEST_PAUSE)
             return
-        guest.told = same
         vmcs, exits = self._vmcs_of(processor)
         assert vmcs is not None
         place = Place(processor.index, 2, same.rip, linear_of(vmcs, same.rip))

@@ -27,11 +27,23 @@ _KEYS = {field: key for key, field in _WORDS.items()}
 _MOST_NAMES = 6
 
 
-def allowed_by(rule: Rule, context: EntryContext, subjects: list[f.VmcsField]) -> str:
-    """Return what would have passed: the limits of this processor, and an example."""
+def allowed_by(
+    rule: Rule, context: EntryContext, subjects: list[f.VmcsField]
+) -> tuple[str, f.VmcsField | None]:
+    """Return what would have passed: the limits of this processor, and an example.
+
+    The second value is the field that the example changes: probably the one that is wrong.
+    """
     parts = [text for field in subjects for text in _limits(rule, context, field)]
     example = _example(rule, context, subjects)
-    return "; ".join([*dict.fromkeys(parts), *([example] if example else [])])
+    if example is None:
+        return "; ".join(dict.fromkeys(parts)), None
+    field, value = example
+    decoded = decode_field(field, value)
+    digits = field.width.bits // 4
+    text = f"for example {field.name} = {value:#0{digits + 2}x}"
+    parts.append(f"{text} ({decoded})" if decoded else text)
+    return "; ".join(dict.fromkeys(parts)), field
 
 
 # Limits
@@ -139,8 +151,10 @@ _BY_RULE: dict[str, Callable[[Capabilities], str]] = {
 # An example
 
 
-def _example(rule: Rule, context: EntryContext, subjects: list[f.VmcsField]) -> str:
-    """Return the value nearest to what is there with which this rule holds and no other breaks."""
+def _example(
+    rule: Rule, context: EntryContext, subjects: list[f.VmcsField]
+) -> tuple[f.VmcsField, int] | None:
+    """Return the nearest value with which this rule holds and the fewest others break."""
     found: list[tuple[int, int, f.VmcsField, int]] = []
     for order, field in enumerate(subjects):
         value = context[field]
@@ -148,18 +162,11 @@ def _example(rule: Rule, context: EntryContext, subjects: list[f.VmcsField]) -> 
             if candidate != value and rule.check(supposing(context, field, candidate)):
                 found.append((_distance(field, value, candidate), order, field, candidate))
     if not found:
-        return ""
+        return None
     found.sort(key=lambda one: one[:2])
-    before = _count_broken(context)
-    for _, _, field, value in found[:_MOST_TRIED]:
-        if _count_broken(supposing(context, field, value)) < before:
-            break
-    else:
-        _, _, field, value = found[0]
-    decoded = decode_field(field, value)
-    digits = field.width.bits // 4
-    text = f"for example {field.name} = {value:#0{digits + 2}x}"
-    return f"{text} ({decoded})" if decoded else text
+    nearest = found[:_MOST_TRIED]
+    broken = [_count_broken(supposing(context, field, value)) for *_, field, value in nearest]
+    return nearest[broken.index(min(broken))][2:]
 
 
 _MOST_TRIED = 16
@@ -204,7 +211,7 @@ def _candidates(context: EntryContext, field: f.VmcsField, value: int) -> Iterat
         yield from (value & ~7, 8, 0)
     if field.name.endswith("limit"):
         yield from (value | 0xFFF, value & 0xF_FFFF, 0xFFFF)
-    yield 0
+    yield from (0, 1)
 
 
 def _address_candidates(

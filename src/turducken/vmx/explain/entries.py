@@ -17,7 +17,12 @@ _CONTROL_WORDS = (
 )
 _LOADING = 'SDM 3C, "Loading MSRs"'
 _CONDITIONS: dict[Area, frozenset[f.VmcsField]] = {
-    Area.CONTROLS: frozenset({f.PIN_BASED_CONTROLS, f.PRIMARY_CONTROLS, f.SECONDARY_CONTROLS}),
+    Area.CONTROLS: frozenset(
+        {
+            *(f.PIN_BASED_CONTROLS, f.PRIMARY_CONTROLS, f.SECONDARY_CONTROLS),
+            *(f.EXIT_MSR_STORE_COUNT, f.EXIT_MSR_LOAD_COUNT, f.ENTRY_MSR_LOAD_COUNT),
+        }
+    ),
     Area.HOST: frozenset({f.EXIT_CONTROLS, f.ENTRY_CONTROLS}),
     Area.GUEST: frozenset({*_CONTROL_WORDS, f.GUEST_RFLAGS, f.ENTRY_INTERRUPTION_INFORMATION}),
 }
@@ -31,6 +36,12 @@ _ALWAYS_SUBJECTS = {
     "guest.non-register.nmi-": _EVENT,
 }
 """By the beginning of the rule's id."""
+_NEVER_SUBJECTS = {
+    "controls.injection.instruction-length": _EVENT,
+    "controls.injection.error-code-reserved": _EVENT,
+}
+_IN_8086 = "8086"
+"""The end of the ids of rules that apply only because RFLAGS.VM is 1, perhaps by mistake."""
 _RELATION = ("need", "exclude")
 """Words of rules on controls that go together: all controls they read are their subject."""
 
@@ -67,8 +78,9 @@ def _broken(area: Area, rule: Rule, context: EntryContext, *, is_reported: bool)
         one._replace(is_subject=one.name in names or one.name not in field_names)
         for one in noting.noted.values()
     ]
-    readings.sort(key=lambda one: not one.is_subject)
-    allowed = allowed_by(rule, context, subjects)
+    allowed, culprit = allowed_by(rule, context, subjects)
+    first = culprit.name if culprit is not None else ""
+    readings.sort(key=lambda one: (not one.is_subject, one.name != first))
     return BrokenRule(rule.id, rule.text, rule.citation, tuple(readings), allowed, is_reported)
 
 
@@ -78,7 +90,10 @@ def subjects_of(area: Area, rule: Rule, read: dict[f.VmcsField, int]) -> list[f.
         return list(read)
     named = (some for key, some in _ALWAYS_SUBJECTS.items() if rule.id.startswith(key))
     always = {one for some in named for one in some}
-    found = [one for one in read if one in always or one not in _CONDITIONS[area]]
+    if rule.id.endswith(_IN_8086):
+        always.add(f.GUEST_RFLAGS)
+    conditions = _CONDITIONS[area] | _NEVER_SUBJECTS.get(rule.id, frozenset())
+    found = [one for one in read if one in always or one not in conditions]
     return found or list(read)
 
 
