@@ -6,8 +6,9 @@ changed when a delivery fails, so its steps can be gone through again.
 
 from turducken.arch.exceptions import Vector
 from turducken.arch.registers import CR0, EFER
-from turducken.cpu.delivery import Descriptor, Failure, Gate, TaskSwitch, read_gate, target_code
-from turducken.cpu.engine import SegmentIndex, State
+from turducken.arch.segments import Descriptor, SegmentIndex
+from turducken.cpu.delivery import Failure, Gate, TaskSwitch, read_gate, target_code
+from turducken.cpu.engine import State
 from turducken.cpu.events import Event, EventKind
 from turducken.cpu.linear import LinearMemory
 from turducken.diagnosis import BrokenRule, Diagnosis, Kind, Reading
