@@ -16,9 +16,9 @@ enum {
     MOST_WORDS = 256,
 };
 
-static const char *const PATHS[] = { "/share/", "/bin/", "/sbin/", "/usr/bin/", "/usr/sbin/" };
+static const char *const PATHS[] = { "/turducken/", "/share/", "/bin/", "/sbin/", "/usr/bin/", "/usr/sbin/" };
 static char *const ENVIRONMENT[] = {
-    "PATH=/share:/bin:/sbin:/usr/bin:/usr/sbin", "HOME=/", "TERM=dumb", NULL,
+    "PATH=/turducken:/share:/bin:/sbin:/usr/bin:/usr/sbin", "HOME=/", "TERM=dumb", NULL,
 };
 
 static char text[LONGEST_TEXT];

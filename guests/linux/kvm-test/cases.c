@@ -186,7 +186,7 @@ static void wait_until_ready(void)
  * new one. */
 static bool replaced_page(void)
 {
-    enum { OLD = 0x01d01d, NEW = 0x2e32e3, MOST_LOOKS = 20000 };
+    enum { OLD = 0x01d01d, NEW = 0x2e32e3, MOST_LOOKS = 1000000 };
     struct thread other;
     START(&vcpus[0], LONG, watch);
     vcpu_set(&vcpus[0], PAGES, MOST_LOOKS, 0);
@@ -202,7 +202,7 @@ static bool replaced_page(void)
 /* Logging begins while a guest writes on another processor: what it writes from then on is seen. */
 static bool logging_begins(void)
 {
-    enum { MOST = 20000 };
+    enum { MOST = 1000000 };
     struct thread other;
     START(&vcpus[0], LONG, count);
     vcpu_set(&vcpus[0], PAGES, MOST, 0);

@@ -95,8 +95,7 @@ watch_start:
     jz 2f
     cmpl %edx, %eax
     jne 3f
-2:  pause
-    decl %ecx
+2:  decl %ecx
     jnz 1b
 3:  outl %eax, $RESULT
     hlt
@@ -108,7 +107,6 @@ count_start:
     .code64
 1:  lock incl (%rbx)
     movl $1, READY
-    pause
     cmpl $0, STOP
     jne 2f
     decl %ecx
@@ -126,10 +124,8 @@ turn_start:
     movl %eax, %esi
     andl $1, %esi
     cmpl %edx, %esi
-    je 2f
-    pause
-    jmp 1b
-2:  incl %eax
+    jne 1b
+    incl %eax
     movl %eax, (%rbx)
     decl %ecx
     jnz 1b

@@ -7,7 +7,7 @@ import typer
 
 from turducken.apps.trustvisor.app import Sharing
 from turducken.check import Sanitizer
-from turducken.cli import choices
+from turducken.cli import choices, demo_kvm
 from turducken.cli.output import STDOUT, output_file
 from turducken.cli.statuses import exit_statuses
 from turducken.cli.teaching import command_with
@@ -73,3 +73,6 @@ def shootdown(
     if json != STDOUT:
         print_plainly(table(found, sharing.value))
     return 0 if is_as_told(found, sharing.value) else 1
+
+
+demo_kvm.mount(app)

@@ -21,34 +21,27 @@ from turducken.system.linux.archive import (
     regular,
 )
 from turducken.system.linux.busybox import NAME, busybox_archive, find_busybox, is_program
+from turducken.system.linux.kernel_module import KernelModule
 
 SHARE = "share"
 """Where a shared folder appears, below the root."""
 _OWN = "turducken"
+SHIPPED = ("kvm-test",)
+"""Programs for Linux that come with the package."""
 _PROGRAMS = Path(str(resources.files("turducken"))) / "images" / "linux"
-
-
-@dataclass(frozen=True, slots=True)
-class KernelModule:
-    """A module to load before the command: file name, content and parameters."""
-
-    name: str
-    content: bytes
-    parameters: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Userland:
     """What a Linux guest is to find; ``command`` is run by a first process of ours.
 
-    ``programs`` are names of programs that come with the package, to be added to the share.
+    With a command, the programs for Linux that come with the package are there, too.
     """
 
     initrds: Sequence[bytes] = ()
     share: Path | None = None
     modules: Sequence[KernelModule] = ()
     command: str | None = None
-    programs: Sequence[str] = ()
 
     def build(self) -> bytes | None:
         """Return the initial RAM disk, or None where nothing is asked for.
@@ -66,8 +59,6 @@ class Userland:
         if self.share is not None:
             for entry in shared_entries(self.share):
                 archive.add(entry)
-        for name in self.programs:
-            archive.add(regular(f"{SHARE}/{name}", shipped_program(name), executable=True))
         if self.command is not None:
             self._add_first_process(archive, self.command)
         elif self.modules:
@@ -76,6 +67,8 @@ class Userland:
 
     def _add_first_process(self, archive: Archive, command: str) -> None:
         archive.add(regular("init", shipped_program("init"), executable=True))
+        for name in SHIPPED:
+            archive.add(regular(f"{_OWN}/{name}", shipped_program(name), executable=True))
         archive.add(character_device("dev/console", 5, 1))
         lines = []
         for number, one in enumerate(self.modules):
@@ -101,15 +94,6 @@ def read_initrd(argument: str) -> bytes:
         return busybox_archive(find_busybox(), argument)
     content = read_file(argument)
     return busybox_archive(content, argument) if is_program(content) else content
-
-
-def read_kernel_module(argument: str) -> KernelModule:
-    """Return the module that ``FILE [PARAMETERS]`` names."""
-    path, _, parameters = argument.partition(" ")
-    content = read_file(path)
-    if not is_program(content):
-        raise ImageError(f"--insmod {path}: no kernel module (an ELF file, not compressed)")
-    return KernelModule(Path(path).name, content, parameters.strip())
 
 
 def shared_entries(folder: Path) -> Iterator[Entry]:
