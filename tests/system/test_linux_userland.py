@@ -1,5 +1,6 @@
 """What a Linux guest is given: archives, a shared folder, the first process's orders."""
 
+import lzma
 import shutil
 import stat
 import subprocess
@@ -10,6 +11,9 @@ from turducken.machine.boot import ImageError
 from turducken.system.linux import (
     KernelModule,
     Userland,
+    find_kernel,
+    find_module,
+    leave_out_calls,
     read_initrd,
     read_kernel_module,
     shipped_program,
@@ -125,3 +129,79 @@ def test_a_kernel_module_and_its_parameters(tmp_path):
     module.write_bytes(b"\xfd7zXZ")
     with pytest.raises(ImageError, match="no kernel module"):
         read_kernel_module(str(module))
+
+
+# -- kernels and modules ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def root(tmp_path):
+    for version in ("6.1.0-9-amd64", "6.1.0-10-cloud-amd64", "6.1.0-9-cloud-amd64", "7.0-none"):
+        (tmp_path / "boot").mkdir(exist_ok=True)
+        (tmp_path / "boot" / f"vmlinuz-{version}").write_bytes(b"")
+        if "none" not in version:
+            (tmp_path / "lib" / "modules" / version).mkdir(parents=True)
+    return tmp_path
+
+
+def test_the_newest_cloud_kernel_with_modules_is_found(root):
+    assert find_kernel(root).version == "6.1.0-10-cloud-amd64"
+
+
+def test_where_no_kernel_is_the_user_is_told_how_to_get_one(tmp_path):
+    with pytest.raises(ImageError, match=r"apt install linux-image-cloud-amd64; without") as caught:
+        find_kernel(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_packed_module_is_unpacked(tmp_path):
+    (tmp_path / "a.ko.xz").write_bytes(lzma.compress(b"\x7fELF"))
+    assert find_module(tmp_path, "a.ko") == KernelModule("a.ko", b"\x7fELF")
+    (tmp_path / "b.ko.xz").write_bytes(b"\xfd7zXZ")
+    with pytest.raises(ImageError, match="not a sound xz file"):
+        find_module(tmp_path, "b.ko")
+    with pytest.raises(ImageError, match=r"c.ko: no such kernel module"):
+        find_module(tmp_path, "c.ko")
+
+
+SOURCE = """
+void flush(void); void other(void);
+void shrink(void) { other(); flush(); other(); }
+void grow(void) { other(); flush(); }
+"""
+
+
+@pytest.fixture
+def module(tmp_path):
+    if shutil.which("gcc") is None:
+        pytest.skip("Debian's package gcc is not installed")
+    (tmp_path / "m.c").write_text(SOURCE)
+    command = ["gcc", "-m64", "-O1", "-fno-pic", "-fcf-protection=none", "-c", "m.c", "-o", "m.ko"]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    content = (tmp_path / "m.ko").read_bytes()
+    signature = b"s" * 100 + bytes(8) + (100).to_bytes(4, "big") + b"~Module signature appended~\n"
+    return KernelModule("m.ko", content + signature, "x=1"), content
+
+
+@pytest.mark.toolchain
+def test_a_call_is_left_out_of_one_function(module):
+    signed, plain = module
+    changed = leave_out_calls(signed, "shrink", "flush")
+    assert (changed.name, changed.parameters, len(changed.content)) == ("m.ko", "x=1", len(plain))
+    assert changed.content.count(bytes.fromhex("0f1f440000")) == 1 + plain.count(
+        bytes.fromhex("0f1f440000")
+    )
+    again = leave_out_calls(KernelModule("m.ko", changed.content), "grow", "flush")
+    assert again.content != changed.content
+
+
+@pytest.mark.toolchain
+@pytest.mark.parametrize(("function", "callee"), [("shrink", "none"), ("none", "flush")])
+def test_where_there_is_no_such_call_the_user_is_told(module, function, callee):
+    with pytest.raises(ImageError, match=f"no function {function} that calls {callee}"):
+        leave_out_calls(module[0], function, callee)
+
+
+def test_what_is_no_sound_module_is_told():
+    with pytest.raises(ImageError, match=r"not a sound kernel module|no function"):
+        leave_out_calls(KernelModule("m.ko", b"\x7fELF" + bytes(100)), "a", "b")

@@ -131,6 +131,16 @@ class PhysicalMemory:
         first, last = self.offset_of(address), self.offset_of(address + length - 1)
         return first is not None and last is not None and last - first == length - 1
 
+    def find(self, pattern: bytes, start: int = 0) -> int | None:
+        """Return the first address from ``start`` on at which RAM has these bytes, or None."""
+        at = self.offset_of(start)
+        if at is None:
+            at = self._low_size if self._low_size <= start < HIGH_BASE else self.size
+        found = self._map.find(pattern, at)
+        if found < 0:
+            return None
+        return found if found < self._low_size else found - LOW_LIMIT + HIGH_BASE
+
     def load(self, address: int, size: int) -> int:
         """Return the naturally aligned little-endian word of ``size`` (1 to 8) bytes."""
         if size == 8 and 0 <= address < self._low_size:

@@ -12,7 +12,7 @@ from turducken.hypervisor import Hypervisor, UnsuitableProcessorError
 from turducken.machine.boot import BootState
 from turducken.machine.firmware.rom import RomImage
 from turducken.machine.machine import Machine, MachineOptions, Outcome
-from turducken.symbols import Names
+from turducken.symbols import Names, RunningKernel
 from turducken.system import diagnosing, disks, ending, nested, start
 from turducken.system.console import Console, Wanted, Watch
 from turducken.system.errors import CutShort, SetupError
@@ -61,10 +61,10 @@ class System:
     def __init__(self, options: SystemOptions) -> None:
         options.check()
         self.options = options
-        self.names = Names(options.image, options.symbols)
         self.console = Console()
         self.matched: str | None = None
         self.machine = _make_machine(options, self.console)
+        self.names = Names(options.image, options.symbols, RunningKernel(self.machine.memory))
         self.boot_state: BootState = start.prepare(self.machine, options)
         self.hypervisor: Hypervisor | None = None
         if options.mode is Mode.NESTED:
