@@ -68,6 +68,7 @@ def mount(app: typer.Typer) -> None:
 
 
 def kvm(
+    context: typer.Context,
     root: RootOption = Path("/"),
     tests: TestsOption = "*",
     mode: choices.ModeOption = DEFAULT_MODE,
@@ -90,6 +91,7 @@ def kvm(
         raise InputError(f"--tests {tests}: no quotes in patterns")
     with TemporaryDirectory() as folder:
         return run.run(
+            context,
             image=str(kernel.image),
             mode=Mode(mode),
             cpus=cpus,
