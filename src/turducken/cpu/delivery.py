@@ -246,7 +246,9 @@ def _long_stack(
 
 def _deliver_protected(state: State, memory: LinearMemory, event: Event) -> Failure | None:
     was_vm = bool(state.rflags & _VM)
-    if was_vm and event.kind is EventKind.SOFTWARE_INTERRUPT and _IOPL.get(state.rflags) < 3:
+    # SDM 3C, "Details of Event Injection": IOPL does not matter for one that is injected.
+    is_restricted = was_vm and event.kind is EventKind.SOFTWARE_INTERRUPT and not event.is_injected
+    if is_restricted and _IOPL.get(state.rflags) < 3:
         return exception(Vector.GP, 0)
     gate = read_gate(state, memory, event, long=False)
     if not isinstance(gate, Gate):

@@ -32,7 +32,8 @@ class Event:
     """An interrupt or exception to deliver.
 
     ``length`` is the instruction's length for software events, whose return address is behind it.
-    ``payload`` is the faulting linear address of #PF, or the DR6 bits of #DB.
+    ``payload`` is the faulting linear address of #PF, or the DR6 bits of #DB. ``is_injected``: VM
+    entry delivers it, which changes neither CR2 nor debug registers and asks no control.
     """
 
     kind: EventKind
@@ -40,6 +41,7 @@ class Event:
     error_code: int | None = None
     length: int = 0
     payload: int = 0
+    is_injected: bool = False
 
     @property
     def is_software(self) -> bool:

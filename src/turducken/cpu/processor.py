@@ -296,6 +296,8 @@ class Processor:
     _same_exceptions = 0
     yielded = False
     """Set by a handler that ends the processor's turn (PAUSE)."""
+    is_monitoring = False
+    """MONITOR has armed the hardware that MWAIT asks."""
     stepped_from: tuple[int, int] | None = None
     """RIP at and behind the instruction that was executed alone last."""
 
@@ -371,7 +373,7 @@ class Processor:
         """Cause #GP(0)."""
         self.raise_event(exception(Vector.GP, 0))
 
-    def raise_event(self, event: Event, *, is_injected: bool = False) -> None:
+    def raise_event(self, event: Event) -> None:
         """Deliver ``event`` through the IDT or turn it into a VM exit, and so on what follows.
 
         An event that VM entry injects does not itself cause an exit, whatever the controls say.
@@ -385,10 +387,9 @@ class Processor:
             self._note_exception(event)
         while True:
             guest = self.guest
-            if guest is not None and not is_injected and guest.exits_on(event):
+            if guest is not None and not event.is_injected and guest.exits_on(event):
                 vm_exit.exit_for_event(self, event, during)
                 return
-            is_injected = False
             failure = self._deliver(event)
             if failure is None:
                 return
@@ -431,17 +432,26 @@ class Processor:
             tell_repeated_exception(self, event, ENDLESS_EXCEPTIONS)
 
     def _deliver(self, event: Event) -> Failure | None:
-        if event.vector == Vector.PF and event.kind is EventKind.HARDWARE:
-            self.state.cr2 = event.payload
-        if event.vector == Vector.DB and event.kind is EventKind.HARDWARE:
-            self.dr[6] |= event.payload
-            self.msrs.debugctl &= ~DEBUGCTL_BTF
-        rip = 0 if self.on_event is None else self.state.rip
-        failure = deliver(self.state, self.linear, event)
+        """Deliver one event, and update what that updates even where it leads to a VM exit.
+
+        SDM 3C, "Architectural State Before a VM Exit": events that cause one indirectly.
+        """
+        state = self.state
+        is_debug = event.vector == Vector.DB and not event.is_injected
+        if event.kind is EventKind.HARDWARE and not event.is_injected:
+            if event.vector == Vector.PF:
+                state.cr2 = event.payload
+            elif is_debug:
+                self.dr[6] |= event.payload
+                self.msrs.debugctl &= ~DEBUGCTL_BTF
+        state.in_shadow = False
+        self.activity = Activity.ACTIVE
+        self.is_monitoring = False
+        rip = 0 if self.on_event is None else state.rip
+        failure = deliver(state, self.linear, event)
         if failure is None:
-            if event.vector == Vector.DB:
+            if is_debug:
                 self.dr[7] &= ~_DR7_GD
-            self.activity = Activity.ACTIVE
             self.attention = True
             if self.on_event is not None:
                 self.on_event("delivered", self, (event, rip))

@@ -61,7 +61,7 @@ def enter(p: "Processor", *, is_launch: bool) -> VmResult | None:
         return None
     if p.interrupted is not None:
         tell_lost_event(p, vmcs)
-    guest = controls_of(p, vmcs)
+    guest, were_nmis_blocked = controls_of(p, vmcs), p.nmi_blocked
     load_guest(p, vmcs, guest)
     p.guest = guest
     if not guest.secondary & Secondary.ENABLE_VPID:
@@ -70,6 +70,8 @@ def enter(p: "Processor", *, is_launch: bool) -> VmResult | None:
     wrong = load_msrs(p, vmcs, f.ENTRY_MSR_LOAD_ADDRESS, f.ENTRY_MSR_LOAD_COUNT)
     if wrong is not None:
         tell_msr_loading(p, vmcs, wrong, is_launch=is_launch)
+        # "The state of blocking by NMI is what it was before VM entry."
+        p.nmi_blocked, p.pending.debug = were_nmis_blocked, 0
         fail(p, vmcs, ExitReason.ENTRY_FAILURE_MSR_LOADING, wrong)
         return None
     if is_launch:
@@ -151,7 +153,7 @@ def _inject(p: "Processor", vmcs: Vmcs) -> None:
     if information & _HAS_ERROR:
         error = vmcs.read(f.ENTRY_EXCEPTION_ERROR_CODE)
     length = vmcs.read(f.ENTRY_INSTRUCTION_LENGTH)
-    event = Event(kind, information & 0xFF, error, length, p.state.cr2)
+    event = Event(kind, information & 0xFF, error, length, is_injected=True)
     if p.on_event is not None:
         p.on_event("injected", p, (event,))
     # SDM 3C, "Delivery of Pending Debug Exceptions after VM Entry".
@@ -164,7 +166,7 @@ def _inject(p: "Processor", vmcs: Vmcs) -> None:
     if kind is EventKind.NMI and p.guest is not None and p.guest.pin & PinBased.VIRTUAL_NMIS:
         p.nmi_blocked = True
     p.activity = Activity.ACTIVE
-    p.raise_event(event, is_injected=True)
+    p.raise_event(event)
     guest = p.guest
     if guest is not None and guest.primary & Primary.MONITOR_TRAP_FLAG:
         # SDM 3C, "Monitor Trap Flag": "pending on the instruction boundary before the first

@@ -126,7 +126,9 @@ def exit_for_translation(p: "Processor", fault: Fault, during: Event | None) -> 
     vmcs = current_vmcs(p)
     length = p.instruction_length() if during is None else None
     if isinstance(fault, PmlFull):
-        exit_to_host(p, ExitReason.PML_FULL, during=during)
+        unblocked = p.unblocking_iret == p.state.rip and during is None
+        qualification = NMI_UNBLOCKING if unblocked else 0
+        exit_to_host(p, ExitReason.PML_FULL, qualification, during=during)
         return
     assert isinstance(fault, EptViolation | EptMisconfiguration)
     vmcs.write(f.GUEST_PHYSICAL_ADDRESS, fault.gpa)
@@ -212,7 +214,8 @@ def _save_non_register_state(p: "Processor", vmcs: Vmcs) -> None:
     p.pending.debug = 0
     if guest.exit & Exit.SAVE_PREEMPTION_TIMER and p.timer_deadline is not None:
         shift = p.profile.misc.preemption_timer_shift
-        vmcs.write(f.PREEMPTION_TIMER_VALUE, max(0, p.timer_deadline - p.read_tsc()) >> shift)
+        left = (p.timer_deadline >> shift) - (p.read_tsc() >> shift)
+        vmcs.write(f.PREEMPTION_TIMER_VALUE, max(0, left))
     if p.mmu.pml is not None:
         vmcs.write(f.PML_INDEX, p.mmu.pml.index)
 

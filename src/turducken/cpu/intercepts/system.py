@@ -18,6 +18,7 @@ from turducken.cpu.surroundings import Activity
 from turducken.cpu.transfers import returns, steps, tasks
 from turducken.cpu.vmx_operations import iret_leaves_blocking, pause_loop_exits
 from turducken.vmx import vmcs_fields as f
+from turducken.vmx.exit_information import MWAIT_QUALIFICATION
 from turducken.vmx.exit_reasons import ExitReason
 
 if TYPE_CHECKING:
@@ -281,6 +282,7 @@ def on_monitor(p: "Processor") -> None:
     elif p.state.gpr[_RCX] & _LOW:
         p.general_protection()
     else:
+        p.is_monitoring = True
         p.advance(p.instruction_length())
 
 
@@ -289,10 +291,11 @@ def on_mwait(p: "Processor") -> None:
     if p.state.cpl or not p.profile.features.monitor:
         p.raise_exception(Vector.UD)
     elif p.guest is not None and p.guest.has_primary(Primary.MWAIT_EXITING):
-        _exit(p, ExitReason.MWAIT)
+        _exit(p, ExitReason.MWAIT, MWAIT_QUALIFICATION.make(ARMED=p.is_monitoring))
     elif p.state.gpr[_RCX] & _LOW & ~1:
         p.general_protection()
     else:
+        p.is_monitoring = False
         p.advance(p.instruction_length())
         p.yielded = True
 
