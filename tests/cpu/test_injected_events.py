@@ -13,9 +13,7 @@ SOFTWARE = 0x21
 def test_iopl_keeps_int_n_from_virtual_8086_mode_but_not_an_injected_one(injected, vector):
     pc = Pc().virtual_8086("f4", iopl=0)
     pc.gate(SOFTWARE, 8, dpl=3)
-    pc.p.raise_event(
-        Event(EventKind.SOFTWARE_INTERRUPT, SOFTWARE, None, 2, is_injected=injected)
-    )
+    pc.p.raise_event(Event(EventKind.SOFTWARE_INTERRUPT, SOFTWARE, None, 2, is_injected=injected))
     assert pc.event() == vector
 
 

@@ -1,9 +1,11 @@
 """What a profile hides behaves as on a processor without it; what it offers works."""
 
 import pytest
-from cpu_support import CODE, RAX, RBX, RCX, RDX, RSP, Pc
+from cpu_support import ALL, CODE, MIB, RAX, RBX, RCX, RDX, RSP, Pc
 
 from turducken.cpu.vmx_operations import update_intercepts
+from turducken.paging.formats import PAGING_5LEVEL, Features
+from turducken.paging.table import BumpAllocator, PageTable
 from turducken.vmx.profile import load_profile
 
 UD, GP, DB = 6, 13, 1
@@ -207,3 +209,75 @@ def test_invept_without_the_capability_is_undefined_in_root_operation():
     pc = run("660f388003", "minimal")
     pc.p.vmx.in_operation = True
     assert pc.event() == UD
+
+
+# Five levels
+
+
+LA57 = 1 << 12
+LA57_ADDRESS = 0x00FF_8000_0000_0000 >> 1  # canonical for 57 bits only
+
+
+@pytest.fixture
+def five_levels(tmp_path):
+    path = tmp_path / "wide.toml"
+    path.write_text('base = "default"\n[cpu]\nlinear_address_bits = 57\n[features]\nla57 = true\n')
+    return str(path)
+
+
+def wide(code, profile, *, la57=True):
+    """Return a PC in 64-bit mode whose page at `LA57_ADDRESS` is that at `PLACE`."""
+    pc = Pc(profile=profile).long(f"{code} {HLT}")
+    if la57:
+        table = PageTable.create(
+            PAGING_5LEVEL.bind(Features()), pc.memory, BumpAllocator(2 * MIB, 3 * MIB)
+        )
+        table.map(0, 0, 4 * MIB, ALL, max_shift=12)
+        table.map(LA57_ADDRESS, PLACE, 0x1000, ALL, max_shift=12)
+        pc.state.cr3 = table.root
+        pc.state.cr4 |= LA57
+    pc.state.gpr[RBX] = LA57_ADDRESS
+    pc.memory.store(PLACE, 8, 0x5757)
+    pc._ready(0)
+    return pc
+
+
+def test_an_address_of_57_bits(five_levels):
+    pc = wide("488b03", five_levels)  # mov rax, [rbx]
+    assert pc.event() is None
+    assert pc.state.gpr[RAX] == 0x5757
+    assert wide("488b03", five_levels, la57=False).event() == GP
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "53 c3",  # push rbx; ret: fetches there
+        "b9820000c0 4889da 48c1ea20 89d8 0f30",  # wrmsr of LSTAR
+        "0f013b",  # invlpg [rbx]
+        "488d3d00000000 ffe3",  # jmp rbx
+    ],
+)
+def test_what_takes_an_address_of_57_bits(code, five_levels):
+    pc = wide(code, five_levels)
+    pc.memory.store(PLACE, 1, 0xF4)
+    assert pc.event() is None
+
+
+def test_msrs_take_what_the_processor_implements_whatever_cr4_says(five_levels):
+    """Only the paging of the moment decides about accesses; registers are checked for the most."""
+    wrmsr = "b9820000c0 4889da 48c1ea20 89d8 0f30"
+    assert wide(wrmsr, five_levels, la57=False).event() is None
+    assert wide(wrmsr, "default", la57=False).event() == GP
+
+
+def test_la57_cannot_change_in_ia32e_mode(five_levels):
+    # mov rax, cr4; btc eax, 12; mov cr4, rax
+    assert wide("0f20e0 0fbaf80c 0f22e0", five_levels).event() == GP
+    assert wide("0f20e0 0fbaf80c 0f22e0", five_levels, la57=False).event() == GP
+
+
+def test_cpuid_tells_of_five_levels(five_levels):
+    pc = wide("90", five_levels)
+    assert cpuid(pc, 7)[2] >> 16 & 1
+    assert cpuid(pc, 0x8000_0008)[0] >> 8 & 0xFF == 57

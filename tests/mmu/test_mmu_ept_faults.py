@@ -6,7 +6,7 @@ SDM 3C, "EPT-Induced VM Exits"; "Exit Qualification for EPT Violations".
 import pytest
 from mmu_support import EPT_FORMAT, GUEST, LONG, RWX, Rig, edit, entry_place, features
 
-from turducken.mmu.faults import EptMisconfiguration, EptViolation, PageFault
+from turducken.mmu.faults import ApicAccess, EptMisconfiguration, EptViolation, PageFault
 from turducken.mmu.mmu import AccessMode
 from turducken.mmu.rights import FETCH, READ, WRITE
 from turducken.mmu.tlb import LinearTag
@@ -398,3 +398,48 @@ def test_no_combined_mapping_is_made_by_an_access_that_fails() -> None:
 
 def test_formats_are_bound_once() -> None:
     assert LONG is PAGING_4LEVEL.bind(features())
+
+
+# The APIC-access page, and #VE
+
+
+@pytest.mark.parametrize("kind", [READ, WRITE, FETCH])
+def test_a_page_walk_that_meets_the_apic_access_page(kind: int) -> None:
+    """SDM 3C, "Guest-Physical Accesses to the APIC-Access Page": each level of the guest's."""
+    for level in range(4):
+        rig, guest, _ = guest_under_ept()
+        place = entry_place(guest, GVA, level)
+        rig.mmu.apic_access_page = (place + GUEST) & ~0xFFF
+        found = rig.access(GVA, kind)
+        assert found == ApicAccess(GVA, place & 0xFFF, READ, is_physical=True)
+
+
+def test_a_page_that_is_the_apic_access_page_is_accessed_by_its_linear_address() -> None:
+    rig, _, _ = guest_under_ept()
+    rig.mmu.apic_access_page = GPA + GUEST
+    assert rig.access(GVA + 0x20, WRITE) == ApicAccess(GVA + 0x20, 0x20, WRITE)
+
+
+@pytest.mark.parametrize("level", range(4))
+@pytest.mark.parametrize("suppresses", [False, True])
+def test_the_entry_that_is_not_present_decides_about_ve(level: int, suppresses: bool) -> None:
+    rig, _, ept = guest_under_ept()
+    assert rig.access(GVA) is not None  # the guest's tables are known
+    bit = 1 << 63
+    edit(ept, GPA, level, clear=7, set_=bit if suppresses else 0)
+    rig.tlb.forget_everything()
+    found = rig.mmu.guest_physical(GPA, READ, GVA, is_final=True)
+    assert isinstance(found, EptViolation)
+    assert found.suppresses_ve is suppresses
+
+
+def test_the_leaf_decides_about_ve_where_all_entries_are_present() -> None:
+    for level, expected in ((1, False), (3, True)):
+        rig, _, ept = guest_under_ept()
+        set_rights(ept, GPA, R_)
+        edit(ept, GPA, level, set_=1 << 63)
+        for _ in range(2):  # from memory, then from the TLB
+            found = rig.access(GVA, WRITE)
+            assert isinstance(found, EptViolation)
+            assert found.suppresses_ve is expected
+            assert not isinstance(rig.access(GVA, READ), EptViolation)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from iced_x86 import Mnemonic
 
-from turducken.address import PAGE_OFFSET_MASK, is_canonical
+from turducken.address import PAGE_OFFSET_MASK
 from turducken.arch.exceptions import Vector
 from turducken.arch.registers import CR0, RFLAGS
 from turducken.cpu.absent import AbsentInstructions
@@ -52,7 +52,7 @@ class Accesses:
         """Translate the linear ``page`` for the engine; on a fault, remember it."""
         p = self._p
         state, mmu = p.state, p.mmu
-        if page > mmu.address_mask >> 1 and state.is_64bit and not self._is_canonical(page):
+        if page > mmu.address_mask >> 1 and state.is_64bit and not state.is_canonical(page):
             self.fault = None
             return None
         # SDM 3A, "Access Rights": user-mode accesses are those at CPL 3, if they are explicit.
@@ -82,9 +82,6 @@ class Accesses:
             return
         if kind == READ or not self.watches_stores:
             self._p.engine.grant_large(page, place, kind)
-
-    def _is_canonical(self, address: int) -> bool:
-        return is_canonical(address, width=self._p.mmu.address_mask.bit_length())
 
     def engine_fault(self) -> Fault:
         """Return the fault that the engine stopped at, with the exact address filled in."""

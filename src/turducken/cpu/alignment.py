@@ -15,7 +15,6 @@ from iced_x86 import (
     UsedMemory,
 )
 
-from turducken.address import is_canonical
 from turducken.arch.registers import CR0, CR4, RFLAGS
 from turducken.cpu.decoder import (
     SEGMENT_NUMBERS,
@@ -79,7 +78,7 @@ def is_misaligned(state: State, instruction: Instruction) -> bool:
     if _is_idle(state, instruction):
         return False
     return any(
-        address & alignment - 1 and (not state.is_64bit or is_canonical(address))
+        address & alignment - 1 and (not state.is_64bit or state.is_canonical(address))
         for address, alignment in _operands(state, instruction)
     )
 

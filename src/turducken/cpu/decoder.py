@@ -15,7 +15,6 @@ from iced_x86 import (
     RegisterExt,
 )
 
-from turducken.address import is_canonical
 from turducken.arch.registers import GPR_NAMES
 from turducken.cpu.engine import SegmentIndex, State
 
@@ -140,7 +139,7 @@ def uses_stack(instruction: Instruction | None, state: State) -> bool:
         return False
     if OpKind.MEMORY in (instruction.op0_kind, instruction.op1_kind):
         operand = effective_address(state, instruction, state.rip)
-        if not is_canonical(operand.linear):
+        if not state.is_canonical(operand.linear):
             return operand.segment == SegmentIndex.SS
     return instruction.is_stack_instruction
 

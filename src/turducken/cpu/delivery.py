@@ -7,7 +7,6 @@ the new stack pointer has changed then, and the caller decides what follows.
 
 from typing import NamedTuple
 
-from turducken.address import is_canonical
 from turducken.arch.exceptions import Vector
 from turducken.arch.registers import CR0, EFER, RFLAGS
 from turducken.arch.segments import UNUSABLE, Descriptor, Segment, SegmentIndex
@@ -203,9 +202,9 @@ def _deliver_long(state: State, memory: LinearMemory, event: Event) -> Failure |
     if event.error_code is not None:
         words.insert(0, event.error_code)
     pointer = (pointer - 8 * len(words)) & 0xFFFF_FFFF_FFFF_FFFF
-    if not is_canonical(pointer) or not is_canonical(pointer + 8 * len(words) - 1):
+    if not state.is_canonical(pointer) or not state.is_canonical(pointer + 8 * len(words) - 1):
         return exception(Vector.SS, event.external)
-    if not is_canonical(gate.offset):
+    if not state.is_canonical(gate.offset):
         return exception(Vector.GP, event.external)
     frame = b"".join((one & 0xFFFF_FFFF_FFFF_FFFF).to_bytes(8, "little") for one in words)
     failed = memory.write(pointer, frame) or mark_accessed(memory, target)
@@ -236,7 +235,7 @@ def _long_stack(
     if not isinstance(raw, bytes):
         return raw
     pointer = int.from_bytes(raw, "little")
-    if not is_canonical(pointer):
+    if not state.is_canonical(pointer):
         return exception(Vector.SS, event.external)
     return pointer
 

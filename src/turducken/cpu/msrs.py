@@ -6,7 +6,6 @@ SDM 4, "Architectural MSRs". An MSR that does not exist, or a value it refuses, 
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from turducken.address import is_canonical
 from turducken.arch import msr
 from turducken.arch.memory_types import PAT_RESET
 from turducken.cpu.control_registers import write_efer
@@ -118,7 +117,9 @@ class MsrFile:
 
     def write(self, index: int, value: int) -> bool:
         """Write; False where WRMSR causes #GP."""
-        if index in _READ_ONLY or (index in _CANONICAL and not is_canonical(value)):
+        if index in _READ_ONLY or (
+            index in _CANONICAL and not self._p.capabilities.is_canonical(value)
+        ):
             return False
         word = MSR_WORDS.get(index)
         if word is not None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator
 from collections.abc import Mapping as Handlers
 from dataclasses import dataclass, field
 
-from turducken.address import PAGE_OFFSET_MASK, PAGE_SIZE, is_canonical
+from turducken.address import PAGE_OFFSET_MASK, PAGE_SIZE
 from turducken.arch.debug import DEBUGCTL_BTF
 from turducken.arch.exceptions import Vector
 from turducken.arch.msr import IA32_APIC_BASE
@@ -531,7 +531,8 @@ class Processor:
         state = self.state
         vector = Vector.SS if operand.segment == SegmentIndex.SS else Vector.GP
         if state.is_64bit:
-            wrong = not is_canonical(operand.linear) or not is_canonical(operand.linear + size - 1)
+            last = operand.linear + size - 1
+            wrong = not (state.is_canonical(operand.linear) and state.is_canonical(last))
         else:
             wrong = not _segment_allows(state.segment(operand.segment), operand.offset, size, write)
         if wrong:

@@ -54,7 +54,9 @@ def invalidate_vpid(p: "Processor", kind: int, descriptor: int, address: int) ->
         p.on_event("invvpid", p, (kind, descriptor, address))
     vpid = descriptor & 0xFFFF
     if kind == INVVPID_INDIVIDUAL_ADDRESS:
-        p.tlb.invvpid_address(vpid, address & (1 << p.capabilities.linear_width) - 1)
+        # The VPID's mappings may be of 4-level paging on a processor with 5 levels.
+        for width in {48, p.capabilities.linear_width}:
+            p.tlb.invvpid_address(vpid, address & (1 << width) - 1)
     elif kind == INVVPID_SINGLE_CONTEXT:
         p.tlb.flush_vpid(vpid, "INVVPID")
     elif kind == INVVPID_ALL_CONTEXTS:

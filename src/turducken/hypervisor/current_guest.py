@@ -7,10 +7,10 @@ not do there is refused here too.
 
 from typing import TYPE_CHECKING
 
-from turducken.address import PAGE_SIZE, Gpa1, Gpa2, is_canonical
+from turducken.address import PAGE_SIZE, Gpa1, Gpa2
 from turducken.hypervisor.ept01 import WITHHELD
 from turducken.hypervisor.linear import LinearMemory, PageFault
-from turducken.hypervisor.operands import is_64bit_mode
+from turducken.hypervisor.operands import is_64bit_mode, is_canonical_for
 from turducken.hypervisor.shadow.compose import Denied01, Filled
 from turducken.vmx import vmcs_fields as f
 
@@ -92,6 +92,10 @@ class CurrentGuest:
         """It executes 64-bit code, not that of compatibility or an older mode."""
         return is_64bit_mode(self.vmcs)
 
+    def is_canonical(self, linear: int) -> bool:
+        """Tell whether an address is canonical for the guest."""
+        return is_canonical_for(self.vmcs, linear)
+
     @property
     def privilege(self) -> int:
         """The current privilege level, which SS has."""
@@ -105,7 +109,7 @@ class CurrentGuest:
 
     def locate(self, linear: int, *, write: bool) -> Gpa1 | None:
         """Return where the guest's own tables (and EPT12) lead; whatever EPT01 says."""
-        if not (is_canonical(linear) if self.is_64bit else 0 <= linear <= _LOW):
+        if not (self.is_canonical(linear) if self.is_64bit else 0 <= linear <= _LOW):
             return None
         place = self._linear.translate(linear, write=write)
         if isinstance(place, PageFault):

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from turducken.address import is_canonical
 from turducken.arch.exceptions import Vector
-from turducken.arch.registers import EFER
+from turducken.arch.registers import CR4, EFER
 from turducken.vmx import vmcs_fields as f
 from turducken.vmx.exit_information import ACCESS_RIGHTS, FIELD_ACCESS_INFORMATION, UNUSABLE
 from turducken.vmx.interface import VmxProcessor
@@ -18,7 +18,7 @@ _SCALING, _ADDRESS_SIZE = _LAYOUT["SCALING"], _LAYOUT["ADDRESS_SIZE"]
 _SEGMENT, _INDEX, _BASE = _LAYOUT["SEGMENT"], _LAYOUT["INDEX"], _LAYOUT["BASE"]
 _INDEX_INVALID, _BASE_INVALID = _LAYOUT.mask("INDEX_INVALID"), _LAYOUT.mask("BASE_INVALID")
 _ADDRESS_MASKS = (0xFFFF, 0xFFFF_FFFF, 0xFFFF_FFFF_FFFF_FFFF)
-_LMA = EFER.mask("LMA")
+_LMA, _LA57 = EFER.mask("LMA"), CR4.mask("LA57")
 _L = ACCESS_RIGHTS.mask("L")
 _BIG = ACCESS_RIGHTS.mask("D/B")
 _SS, _FS, _GS = 2, 4, 5
@@ -36,6 +36,12 @@ def is_64bit_mode(vmcs: Vmcs) -> bool:
     """Tell whether the guest whose state ``vmcs`` holds is in 64-bit mode."""
     long = vmcs.slots[f.GUEST_EFER.slot] & _LMA
     return bool(long and vmcs.slots[f.GUEST_CS_ACCESS_RIGHTS.slot] & _L)
+
+
+def is_canonical_for(vmcs: Vmcs, address: int) -> bool:
+    """Tell whether a linear address is canonical for the guest, by its CR4.LA57."""
+    width = 57 if vmcs.slots[f.GUEST_CR4.slot] & _LA57 else 48
+    return is_canonical(address, width=width)
 
 
 def read_gpr(processor: VmxProcessor, vmcs: Vmcs, number: int) -> int:
@@ -69,7 +75,7 @@ def memory_operand(
     if is_64bit_mode(vmcs):
         base = vmcs.read(segment.base) if number in (_FS, _GS) else 0
         address = (base + offset) & 0xFFFF_FFFF_FFFF_FFFF
-        fits = is_canonical(address) and is_canonical(address + length - 1)
+        fits = is_canonical_for(vmcs, address) and is_canonical_for(vmcs, address + length - 1)
         return address if fits else fault
     if not _fits(vmcs, segment, offset, length, write=write):
         return fault

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING
 
-from turducken.address import Gpa1, Gpa2, Hpa, is_canonical
+from turducken.address import Gpa1, Gpa2, Hpa
 from turducken.arch import msr
 from turducken.arch.memory_types import MemoryType
 from turducken.arch.registers import CR0, CR3, EFER, RFLAGS
@@ -632,7 +632,7 @@ class Vcpu:
         elif index == msr.IA32_DEBUGCTL:
             if value & ~self.capabilities.cpu.debugctl:
                 return False
-        elif index != msr.IA32_SYSENTER_CS and not is_canonical(value):
+        elif index != msr.IA32_SYSENTER_CS and not self.capabilities.is_canonical(value):
             return False
         vmcs.write(field, value)
         return True

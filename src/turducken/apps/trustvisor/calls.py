@@ -9,7 +9,6 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from turducken.address import is_canonical
 from turducken.apps.trustvisor.abi import RETURN_ADDRESS, Status
 from turducken.apps.trustvisor.guest_state import enter_space, make_pal_vmcs
 from turducken.apps.trustvisor.pal import Pal, PalMemory, PalState
@@ -75,7 +74,7 @@ class PalGuest:
         if vcpu.in_l2:
             vcpu.nested.keep()
         frame = read_frame(guest, pal, stack, gpr)
-        if frame is None or not is_canonical(frame.return_address):
+        if frame is None or not guest.is_canonical(frame.return_address):
             return False
         memory = PalMemory(vcpu.system.memory, pal)
         passed = pass_in(guest, pal, memory, frame.words)

@@ -8,6 +8,7 @@ import ctypes
 
 from unicorn import x86_const
 
+from turducken.address import is_canonical
 from turducken.arch.registers import CR0, CR4, EFER, RFLAGS
 from turducken.cpu.engine import library
 from turducken.cpu.engine.segments import Segment, SegmentIndex, flags_of, rights_of
@@ -56,7 +57,7 @@ _H_OSFXSR, _H_SMAP = 1 << 22, 1 << 23
 
 _VM = RFLAGS.mask("VM")
 _PE, _FPU_BITS = CR0.mask("PE"), CR0.mask("MP", "EM", "TS")
-_OSFXSR, _SMAP = CR4.mask("OSFXSR"), CR4.mask("SMAP")
+_OSFXSR, _SMAP, _LA57 = CR4.mask("OSFXSR"), CR4.mask("SMAP"), CR4.mask("LA57")
 _LMA = EFER.mask("LMA")
 
 
@@ -139,6 +140,10 @@ class State:
     @xcr0.setter
     def xcr0(self, value: int) -> None:
         self.words[_XCR0] = value
+
+    def is_canonical(self, address: int) -> bool:
+        """Tell whether an address is one that 4-level or, with CR4.LA57, 5-level paging has."""
+        return is_canonical(address, width=57 if self.words[_CR4] & _LA57 else 48)
 
     @property
     def efer(self) -> int:

@@ -6,7 +6,6 @@ SDM 3C, "Relative Priority of Faults and VM Exits".
 
 from typing import TYPE_CHECKING
 
-from turducken.address import is_canonical
 from turducken.arch.exceptions import Vector
 from turducken.arch.registers import CR0, CR4, RFLAGS
 from turducken.cpu import apic_access, vm_exit
@@ -241,7 +240,7 @@ def _invpcid(p: "Processor", kind: int, word: int, address: int) -> bool:
     if pcid and not p.state.cr4 & _PCIDE and kind < 2:
         return False
     if kind == 0:
-        if not is_canonical(address):
+        if not p.state.is_canonical(address):
             return False
         p.tlb.invpcid_address(p.vpid, pcid, address & p.mmu.address_mask)
     elif kind == 1:

@@ -6,7 +6,6 @@ System Call" and "SYSEXIT - Fast Return from Fast System Call". None of them cau
 
 from typing import TYPE_CHECKING
 
-from turducken.address import is_canonical
 from turducken.arch.exceptions import Vector
 from turducken.arch.registers import CR0, EFER, RFLAGS
 from turducken.cpu.decoder import Code, Instruction
@@ -57,7 +56,7 @@ def sysret(p: "Processor", instruction: Instruction) -> None:
         p.raise_exception(Vector.UD)
         return
     rip = state.gpr[_RCX]
-    if state.cpl or (long and not is_canonical(rip)):
+    if state.cpl or (long and not state.is_canonical(rip)):
         p.general_protection()
         return
     first = state.words[_STAR] >> 48
@@ -93,7 +92,7 @@ def _sysexit(p: "Processor", instruction: Instruction) -> None:
         return
     long = instruction.code == Code.SYSEXITQ
     rip, rsp = state.gpr[2], state.gpr[1]
-    if long and not (is_canonical(rip) and is_canonical(rsp)):
+    if long and not (state.is_canonical(rip) and state.is_canonical(rsp)):
         p.general_protection()
         return
     if not long:
