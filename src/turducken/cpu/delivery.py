@@ -12,6 +12,7 @@ from turducken.arch.registers import CR0, EFER, RFLAGS
 from turducken.arch.segments import UNUSABLE, Descriptor, Segment, SegmentIndex
 from turducken.cpu.descriptors import mark_accessed, read_descriptor
 from turducken.cpu.engine import State
+from turducken.cpu.delivery_8086 import deliver_real, redirect, return_address
 from turducken.cpu.events import Event, EventKind, exception
 from turducken.cpu.linear import LinearMemory
 from turducken.mmu.faults import Fault
@@ -55,47 +56,10 @@ class Stack(NamedTuple):
 def deliver(state: State, memory: LinearMemory, event: Event) -> Failure | None:
     """Deliver ``event``; return None when the handler is about to begin, or what failed."""
     if not state.cr0 & _PE:
-        return _deliver_real(state, memory, event)
+        return deliver_real(state, memory, event)
     if state.efer & _LMA:
         return _deliver_long(state, memory, event)
     return _deliver_protected(state, memory, event)
-
-
-def _deliver_real(state: State, memory: LinearMemory, event: Event) -> Failure | None:
-    base, limit = state.table(SegmentIndex.IDTR)
-    if 4 * event.vector + 3 > limit:
-        return exception(Vector.GP, None)
-    entry = memory.read(base + 4 * event.vector, 4)
-    if not isinstance(entry, bytes):
-        return entry
-    code = state.segment(SegmentIndex.CS)
-    words = state.rflags, code.selector, _return_address(state, event)
-    pointer = state.gpr[4] & 0xFFFF
-    for value in words:
-        # Each push by itself: SP may wrap between two of them.
-        pointer = (pointer - 2) & 0xFFFF
-        failed = _push_real(state, memory, pointer, value & 0xFFFF)
-        if failed is not None:
-            return failed
-    state.gpr[4] = state.gpr[4] & ~0xFFFF | pointer
-    state.rflags = state.rflags & ~(_IF | _TF | _AC | _RF)
-    offset, selector = int.from_bytes(entry[:2], "little"), int.from_bytes(entry[2:], "little")
-    state.set_segment(SegmentIndex.CS, code._replace(selector=selector, base=selector << 4))
-    state.rip = offset
-    state.in_shadow = False
-    state.update_mode()
-    return None
-
-
-def _push_real(state: State, memory: LinearMemory, pointer: int, value: int) -> Failure | None:
-    stack = state.segment(SegmentIndex.SS)
-    if pointer + 1 > min(stack.limit, 0xFFFF):
-        return exception(Vector.SS, None)
-    return memory.write((stack.base + pointer) & 0xFFFF_FFFF, value.to_bytes(2, "little"))
-
-
-def _return_address(state: State, event: Event) -> int:
-    return state.rip + (event.length if event.is_software else 0)
 
 
 def read_gate(state: State, memory: LinearMemory, event: Event, *, long: bool) -> Gate | Failure:
@@ -193,7 +157,7 @@ def _deliver_long(state: State, memory: LinearMemory, event: Event) -> Failure |
     pointer &= ~0xF
     old_stack, code = state.segment(SegmentIndex.SS), state.segment(SegmentIndex.CS)
     words = [
-        _return_address(state, event),
+        return_address(state, event),
         code.selector,
         _saved_flags(state, event),
         state.gpr[4],
@@ -245,6 +209,10 @@ def _long_stack(
 
 def _deliver_protected(state: State, memory: LinearMemory, event: Event) -> Failure | None:
     was_vm = bool(state.rflags & _VM)
+    if was_vm and event.kind is EventKind.SOFTWARE_INTERRUPT:
+        redirected = redirect(state, memory, event)
+        if redirected is not False:
+            return None if redirected is True else redirected
     # SDM 3C, "Details of Event Injection": IOPL does not matter for one that is injected.
     is_restricted = was_vm and event.kind is EventKind.SOFTWARE_INTERRUPT and not event.is_injected
     if is_restricted and _IOPL.get(state.rflags) < 3:
@@ -293,7 +261,7 @@ def _deliver_protected(state: State, memory: LinearMemory, event: Event) -> Fail
 def _protected_frame(state: State, event: Event, *, switched: bool, was_vm: bool) -> list[int]:
     """Return the words to push, the last pushed (lowest address) first."""
     code = state.segment(SegmentIndex.CS)
-    words = [_return_address(state, event), code.selector, _saved_flags(state, event)]
+    words = [return_address(state, event), code.selector, _saved_flags(state, event)]
     if event.error_code is not None:
         words.insert(0, event.error_code)
     if switched:

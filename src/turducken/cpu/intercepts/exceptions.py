@@ -3,7 +3,8 @@
 from typing import TYPE_CHECKING
 
 from turducken.arch.exceptions import HAS_ERROR_CODE, Vector
-from turducken.cpu import branch_stepping
+from turducken.arch.registers import CR4
+from turducken.cpu import branch_stepping, virtual_interrupt_flag
 from turducken.cpu.decoder import Code
 from turducken.cpu.engine import SegmentIndex, Trap
 from turducken.cpu.events import Event, EventKind, exception
@@ -22,6 +23,7 @@ _EXITS_FIRST: "dict[int, Callable[[Processor], None]]" = {
     Code.MWAIT: system.on_mwait,
 }
 _BS = 1 << 14
+_VIRTUAL_INTERRUPTS = CR4.mask("VME", "PVI")
 _ALL = 0xFFFF_FFFF_FFFF_FFFF
 
 
@@ -63,6 +65,10 @@ def on_general_protection(p: "Processor") -> None:
         handler = _EXITS_FIRST.get(instruction.code)
         if handler is not None:
             handler(p)
+            return
+    if p.state.cr4 & _VIRTUAL_INTERRUPTS:
+        instruction = p.instruction()
+        if instruction is None or virtual_interrupt_flag.execute(p, instruction):
             return
     on_exception(p, Vector.GP)
 
