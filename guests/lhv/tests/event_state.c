@@ -1,4 +1,5 @@
 /* What events change besides what they deliver: registers, blocking, the state that an exit saves. */
+#include "pc/apic.h"
 #include "test/code.h"
 #include "test/ept_cases.h"
 #include "test/test.h"
@@ -69,6 +70,27 @@ TEST("event-state", indirect, "event-state-indirect-exit", TEST_EPT)
         vmwrite(VMCS_GUEST_INTERRUPTIBILITY, 0);
         vmwrite(VMCS_EXCEPTION_BITMAP, 0);
     }
+}
+
+/* An entry that fails while it loads MSRs leaves NMIs as they were before it. */
+TEST("event-state", failed, "event-state-failed-entry", 0)
+{
+    struct {
+        u32 index, reserved;
+        u64 value;
+    } *list = page_alloc();
+    list->index = MSR_FS_BASE; /* never loaded by an entry */
+    vmwrite(VMCS_ENTRY_MSR_LOAD, physical(list));
+    vmwrite(VMCS_ENTRY_MSR_LOAD_COUNT, 1);
+    vm_start(vm, l2_nop.start, 0);
+    vmwrite(VMCS_GUEST_INTERRUPTIBILITY, BLOCKING_NMI);
+    vm_expect(vm, REASON_ENTRY_FAILURE | REASON_BAD_MSRS);
+    u32 before = this_cpu()->interrupts[EXC_NMI];
+    apic_send_nmi(this_cpu()->apic_id);
+    for (unsigned i = 0; i < 5000 && this_cpu()->interrupts[EXC_NMI] == before; i++)
+        cpu_pause();
+    check_equal("NMIs that lhv took", this_cpu()->interrupts[EXC_NMI] - before, 1);
+    nmi_unblock();
 }
 
 /* What is left of the preemption timer is exact: many short stays do not use it up. */

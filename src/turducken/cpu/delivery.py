@@ -10,9 +10,9 @@ from typing import NamedTuple
 from turducken.arch.exceptions import Vector
 from turducken.arch.registers import CR0, EFER, RFLAGS
 from turducken.arch.segments import UNUSABLE, Descriptor, Segment, SegmentIndex
+from turducken.cpu.delivery_8086 import deliver_real, redirect, return_address
 from turducken.cpu.descriptors import mark_accessed, read_descriptor
 from turducken.cpu.engine import State
-from turducken.cpu.delivery_8086 import deliver_real, redirect, return_address
 from turducken.cpu.events import Event, EventKind, exception
 from turducken.cpu.linear import LinearMemory
 from turducken.mmu.faults import Fault

@@ -7,9 +7,8 @@ reads or writes besides (descriptors, TSS) are implicit accesses: `turducken.cpu
 
 from typing import TYPE_CHECKING
 
-from turducken.address import is_canonical
 from turducken.arch.exceptions import Vector
-from turducken.arch.registers import CR0, CR4, RFLAGS
+from turducken.arch.registers import CR0, RFLAGS
 from turducken.arch.segments import SegmentIndex
 from turducken.cpu.decoder import MemoryOperand, linear_address
 from turducken.cpu.engine import State
@@ -19,26 +18,20 @@ from turducken.mmu.faults import Fault
 if TYPE_CHECKING:
     from turducken.cpu.processor import Processor
 
-_PE, _LA57 = CR0.mask("PE"), CR4.mask("LA57")
+_PE = CR0.mask("PE")
 _AC, _VM = RFLAGS.mask("AC"), RFLAGS.mask("VM")
-
-
-def linear_width(state: State) -> int:
-    """Return how many bits of a linear address count in 64-bit mode."""
-    return 57 if state.cr4 & _LA57 else 48
 
 
 def is_valid_rip(state: State, address: int) -> bool:
     """Tell whether ``address`` is canonical."""
-    return is_canonical(address, width=linear_width(state))
+    return state.is_canonical(address)
 
 
 def check(state: State, segment: int, offset: int, size: int, *, write: bool) -> int | Event:
     """Return the linear address of an operand, or the exception that its segment causes."""
     linear = linear_address(state, segment, offset)
     if state.is_64bit:
-        width = linear_width(state)
-        good = is_canonical(linear, width=width) and is_canonical(linear + size - 1, width=width)
+        good = state.is_canonical(linear) and state.is_canonical(linear + size - 1)
     else:
         register = state.segment(segment)
         has_types = state.cr0 & _PE and not state.rflags & _VM

@@ -11,19 +11,28 @@ from iced_x86 import Code, Instruction
 from turducken.arch.exceptions import Vector
 from turducken.arch.registers import CR4, RFLAGS
 from turducken.cpu.delivery_8086 import program_flags
-from turducken.cpu.engine import SegmentIndex
 from turducken.cpu.events import Event, EventKind, exception
+from turducken.cpu.operands import push, read_stack, set_stack_pointer, stack_mask
+from turducken.mmu.faults import Fault
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from turducken.cpu.processor import Processor
 
+Refusal = Event | Fault | None
 _VM, _IF, _TF, _VIF, _VIP = (RFLAGS.mask(one) for one in ("VM", "IF", "TF", "VIF", "VIP"))
 _RF = RFLAGS.mask("RF")
 _VME, _PVI = CR4.mask("VME"), CR4.mask("PVI")
 _LOADED = RFLAGS.mask("CF", "PF", "AF", "ZF", "SF", "TF", "DF", "OF", "NT")
 """What POPF and IRET of 16 bits load below IOPL 3, besides IF into VIF."""
+
+
+def load_program_flags(flags: int, word: int) -> int | None:
+    """Return RFLAGS after POPF or IRET of 16 bits; None where that is #GP(0)."""
+    if word & _TF or (word & _IF and flags & _VIP):
+        return None
+    return flags & ~(_LOADED | _VIF | _RF) | word & _LOADED | (_VIF if word & _IF else 0)
 
 
 def execute(p: "Processor", instruction: Instruction) -> bool:
@@ -36,17 +45,17 @@ def execute(p: "Processor", instruction: Instruction) -> bool:
         return False
     failed = operation(p, instruction)
     if failed is not None:
-        p.raise_event(failed)
+        p.refuse(failed)
     return True
 
 
-def _cli(p: "Processor", instruction: Instruction) -> Event | None:
+def _cli(p: "Processor", instruction: Instruction) -> Refusal:
     p.state.rflags &= ~_VIF
     p.advance(instruction.len)
     return None
 
 
-def _sti(p: "Processor", instruction: Instruction) -> Event | None:
+def _sti(p: "Processor", instruction: Instruction) -> Refusal:
     if p.state.rflags & _VIP:
         return exception(Vector.GP, 0)
     p.state.rflags |= _VIF
@@ -54,85 +63,39 @@ def _sti(p: "Processor", instruction: Instruction) -> Event | None:
     return None
 
 
-def _pushf(p: "Processor", instruction: Instruction) -> Event | None:
+def _pushf(p: "Processor", instruction: Instruction) -> Refusal:
+    failed = push(p, 2, program_flags(p.state.rflags) & 0xFFFF)
+    if failed is None:
+        p.advance(instruction.len)
+    return failed
+
+
+def _popf(p: "Processor", instruction: Instruction) -> Refusal:
     state = p.state
-    pointer = (state.gpr[4] - 2) & 0xFFFF
-    word = program_flags(state.rflags) & 0xFFFF
-    failed = p.linear.write(_stack(p, pointer), word.to_bytes(2, "little"), user=True)
-    if failed is not None:
-        p.take_fault(failed)
-        return None
-    state.gpr[4] = state.gpr[4] & ~0xFFFF | pointer
+    words = read_stack(p, 0, 2, 1)
+    if not isinstance(words, list):
+        return words
+    flags = load_program_flags(state.rflags, words[0])
+    if flags is None:
+        return exception(Vector.GP, 0)
+    state.rflags = flags
+    set_stack_pointer(state, state.gpr[4] + 2, stack_mask(state))
     p.advance(instruction.len)
     return None
 
 
-def _popf(p: "Processor", instruction: Instruction) -> Event | None:
-    words = _pop(p, 1)
-    if words is None:
-        return None
-    if not _load(p, words[0]):
-        return exception(Vector.GP, 0)
-    p.state.gpr[4] = p.state.gpr[4] & ~0xFFFF | p.state.gpr[4] + 2 & 0xFFFF
-    p.advance(instruction.len)
-    return None
-
-
-def _iret(p: "Processor", _: Instruction) -> Event | None:
-    state = p.state
-    words = _pop(p, 3)
-    if words is None:
-        return None
-    if not _load(p, words[2]):
-        return exception(Vector.GP, 0)
-    state.gpr[4] = state.gpr[4] & ~0xFFFF | state.gpr[4] + 6 & 0xFFFF
-    code = state.segment(SegmentIndex.CS)
-    state.set_segment(SegmentIndex.CS, code._replace(selector=words[1], base=words[1] << 4))
-    state.rip = words[0]
-    state.update_mode()
-    return None
-
-
-def _int(p: "Processor", instruction: Instruction) -> Event | None:
+def _int(p: "Processor", instruction: Instruction) -> Refusal:
     length = instruction.len
     return Event(EventKind.SOFTWARE_INTERRUPT, instruction.immediate8, None, length)
 
 
-def _load(p: "Processor", word: int) -> bool:
-    """Load flags that were popped; False for #GP(0)."""
-    flags = p.state.rflags
-    if word & _TF or (word & _IF and flags & _VIP):
-        return False
-    loaded = flags & ~(_LOADED | _VIF | _RF) | word & _LOADED
-    p.state.rflags = loaded | (_VIF if word & _IF else 0)
-    return True
-
-
-def _stack(p: "Processor", pointer: int) -> int:
-    return p.state.segment_base(SegmentIndex.SS) + pointer & 0xFFFF_FFFF
-
-
-def _pop(p: "Processor", count: int) -> list[int] | None:
-    """Read words from the stack, each for itself: SP may wrap; None after a fault."""
-    words = []
-    for number in range(count):
-        pointer = (p.state.gpr[4] + 2 * number) & 0xFFFF
-        raw = p.linear.read(_stack(p, pointer), 2, user=True)
-        if not isinstance(raw, bytes):
-            p.take_fault(raw)
-            return None
-        words.append(int.from_bytes(raw, "little"))
-    return words
-
-
-_PROTECTED: "dict[int, Callable[[Processor, Instruction], Event | None]]" = {
+_PROTECTED: "dict[int, Callable[[Processor, Instruction], Refusal]]" = {
     Code.CLI: _cli,
     Code.STI: _sti,
 }
-_IN_8086: "dict[int, Callable[[Processor, Instruction], Event | None]]" = {
+_IN_8086: "dict[int, Callable[[Processor, Instruction], Refusal]]" = {
     **_PROTECTED,
     Code.PUSHFW: _pushf,
     Code.POPFW: _popf,
-    Code.IRETW: _iret,
     Code.INT_IMM8: _int,
 }

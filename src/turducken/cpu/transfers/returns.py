@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from iced_x86 import Code, Instruction
 
 from turducken.arch.exceptions import Vector
-from turducken.arch.registers import RFLAGS
+from turducken.arch.registers import CR4, RFLAGS
 from turducken.arch.segments import Descriptor, SegmentIndex
 from turducken.cpu.descriptors import mark_accessed, read_descriptor
 from turducken.cpu.engine import State
@@ -17,6 +17,7 @@ from turducken.cpu.events import Event, exception
 from turducken.cpu.operands import read_stack, set_stack_pointer, stack_mask
 from turducken.cpu.transfers import steps
 from turducken.cpu.transfers.steps import Refusal, fault
+from turducken.cpu.virtual_interrupt_flag import load_program_flags
 from turducken.mmu.faults import Fault
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 _CS, _SS = SegmentIndex.CS, SegmentIndex.SS
 _IOPL = RFLAGS["IOPL"]
+_VME = CR4.mask("VME")
 _IF, _VM, _NT, _RF = (RFLAGS.mask(one) for one in ("IF", "VM", "NT", "RF"))
 _ALWAYS = RFLAGS.mask("CF", "PF", "AF", "ZF", "SF", "TF", "DF", "OF", "NT")
 _WIDE, _VIRTUAL = RFLAGS.mask("RF", "AC", "ID"), RFLAGS.mask("VIF", "VIP")
@@ -162,7 +164,8 @@ def _from_real_or_8086(p: "Processor", size: int) -> Refusal:
     state = p.state
     flags = state.rflags
     is_8086 = bool(flags & _VM)
-    if is_8086 and _IOPL.get(flags) < 3:
+    is_virtual = is_8086 and _IOPL.get(flags) < 3
+    if is_virtual and not (state.cr4 & _VME and size == 2):
         return exception(Vector.GP, 0)
     words = read_stack(p, 0, size, 3)
     if not isinstance(words, list):
@@ -173,9 +176,15 @@ def _from_real_or_8086(p: "Processor", size: int) -> Refusal:
     mask = 0xFFFF if size == 2 else _REAL_WIDE
     if is_8086:
         mask &= ~_IOPL.mask
+    loaded = flags & ~mask | image & mask & ~_RESERVED
+    if is_virtual:
+        own = load_program_flags(flags, image)
+        if own is None:
+            return exception(Vector.GP, 0)
+        loaded = own
     _release(state, 3 * size)
     steps.go_8086(p, selector, offset)
-    state.rflags = flags & ~mask | image & mask & ~_RESERVED
+    state.rflags = loaded
     return None
 
 
