@@ -91,7 +91,7 @@ class Rig:
             self.console.put,
         )
         firmware = start.run_firmware(self.machine, run.memory)
-        self.boot = start.load(self.machine, firmware, self.options)
+        self.boot = start.load(self.machine, image, firmware, self.options)
         if run.nested:
             self.hypervisor = self._make_hypervisor(run)
             for one in self.machine.processors:

@@ -113,3 +113,47 @@ def test_a_jump_to_another_task(mode: Mode, cpus: int) -> None:
         cpus=cpus, more={OTHER_TASK: struct.pack("<26I", *fields)},
     )  # fmt: skip
     assert found == 0x55
+
+
+@BOTH
+def test_the_boot_processor_begins_with_its_caches_on(mode: Mode) -> None:
+    code = "0f20c0 2500000060 baf4000000 ef"  # mov eax, cr0; and eax, CD | NW; out 0f4h, eax
+    assert found_by(mode, code) == 0
+
+
+INIT_TWICE = (
+    "be92001000 bf00800000 b990000000 fc f3a4"  # copy the other processor's code to 8000h
+    "bd0000e0fe c785f0000000ff010000"  # APIC on
+    "e81b000000 e816000000"  # call send; call send
+    "f390 803d0090000002 75f5"  # wait for its second turn
+    "a104900000 baf4000000 ef"  # what it found then
+    "c7851003000000000001 c7850003000000450000 b9c8000000 f390e2fc"  # send: INIT
+    "c7850003000008460000 b9c8000000 f390e2fc c3"  # start-up IPI, page 8
+    "fa31c08ed8 660f01168a80 0f20c0 6689c3 0c01 0f22c0 b908008ec1 24fe 0f22c0"  # ES flat
+    "66bf0000e0fe 2667668b8780000000 2667668b8ff0000000 66c1e108 6609c8"  # TPR, SVR
+    "6681e300000060 6609d8 66a30490 fe060090"  # CR0's CD and NW
+    "266766c7878000000020000000 266766c787f0000000ff010000"  # TPR 20h, SVR 1ffh
+    "0f20c0 6625ffffff9f 0f22c0 f4ebfd"  # caches on
+    "0000000000000000 ffff00000093cf00 0f00 7a800000"
+)
+
+
+@BOTH
+def test_init_resets_the_local_apic_and_turns_caches_off(mode: Mode) -> None:
+    """The other processor changes TPR, SVR and CR0, and reads them again after a second INIT."""
+    assert found_by(mode, INIT_TWICE, cpus=2) == 0x6000_FF00
+
+
+CR0_NE_THEN_PG = (
+    "bf00003000 b883000000 b900040000 8907 83c704 0500004000 e2f4"  # a page directory at 3 MiB
+    "b800003000 0f22d8 b810200000 0f22e0"  # CR3; CR4: PSE, VMXE
+    "0f20c0 83c820 0f22c0 0d00000080 0f22c0 eb00"  # NE, then PG
+    "b980040000 0f32 25ffffff7f a300003100"  # the revision of a VMXON region
+    "c70500f01f0000003100 c70504f01f0000000000 f30fc73500f01f00 7614"  # vmxon
+    "0f20c0 c1e81f baf4000000 ef"
+)
+
+
+@BOTH
+def test_cr0_reads_as_written_after_vmxon(mode: Mode) -> None:
+    assert found_by(mode, CR0_NE_THEN_PG) == 1

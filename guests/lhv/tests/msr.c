@@ -193,6 +193,24 @@ TEST("msr", long_lists, "msr-lists-in-order", 0)
     check_equal("EIP, restored", rdmsr(MSR_SYSENTER_EIP), 0x205);
 }
 
+static void l2_fill_list(word list)
+{
+    *(struct msr_entry *)list = (struct msr_entry){ MSR_SYSENTER_EIP, 0, 0 };
+}
+
+/* The exit reads its list at the exit: what no exit could store is replaced before. */
+TEST("msr", late_list, "msr-list-written-by-l2", 0)
+{
+    struct msr_entry *store = page_alloc();
+    *store = (struct msr_entry){ 0xffffffff, 0xffffffff, 0 };
+    vmwrite(VMCS_EXIT_MSR_STORE, physical(store));
+    vmwrite(VMCS_EXIT_MSR_STORE_COUNT, 1);
+    vm_start(vm, l2_fill_list, (word)store);
+    vmwrite(VMCS_GUEST_SYSENTER_EIP, 0x1234);
+    vm_expect_done(vm);
+    check_equal("EIP at exit", store->value, 0x1234);
+}
+
 #ifdef __x86_64__
 /* An MSR that has no field in the VMCS: the lists are the only way. */
 TEST("msr", lists_star, "msr-lists-star", 0)

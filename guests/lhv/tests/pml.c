@@ -76,3 +76,19 @@ TEST("pml", full, "pml-full", TEST_EPT)
     vm_expect_done(vm);
     check_equal("entry", log[LOG_LENGTH - 1], NOTE_PAGE + PAGE_SIZE);
 }
+
+/* An accessed flag that is to be set needs room in the log, too, though it is not logged. */
+TEST("pml", full_accessed, "pml-full-accessed", TEST_EPT)
+{
+    use_log(vm, 0xffff);
+    ept_map(&vm->ept, NOTE_PAGE, physical(access_page(0)), 1, EPT_RWX | EPT_WB);
+    start_access(vm, READ, NOTE_PAGE);
+    word at = (word)vmread(VMCS_GUEST_RIP);
+    vm_expect(vm, REASON_PML_FULL);
+    check_equal("IP", vm->ip, at);
+    check_equal("not accessed", *ept_entry(&vm->ept, NOTE_PAGE, 1) & EPT_ACCESSED, 0);
+    vmwrite(VMCS_PML_INDEX, 0);
+    vm_expect_done(vm);
+    check_equal("accessed", *ept_entry(&vm->ept, NOTE_PAGE, 1) & EPT_ACCESSED, EPT_ACCESSED);
+    check_equal("index", vmread(VMCS_PML_INDEX), 0);
+}

@@ -11,6 +11,7 @@ from collections.abc import Mapping as Handlers
 from dataclasses import dataclass, field
 
 from turducken.address import PAGE_OFFSET_MASK, PAGE_SIZE
+from turducken.arch import xcr0
 from turducken.arch.debug import DEBUGCTL_BTF
 from turducken.arch.exceptions import Vector
 from turducken.arch.msr import IA32_APIC_BASE
@@ -547,7 +548,7 @@ class Processor:
 
     def set_xcr(self, index: int, value: int) -> bool:
         """XSETBV: False for #GP."""
-        if index or value & ~_XCR0_STATES or not value & 1:
+        if not xcr0.is_accepted(index, value, _XCR0_STATES):
             return False
         self.state.xcr0 = value
         return True

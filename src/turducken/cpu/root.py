@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from turducken.address import Hpa
+from turducken.arch.registers import CR0
 from turducken.cpu import vm_entry
 from turducken.cpu.vmx_operations import invalidate_ept, invalidate_vpid
 from turducken.memory import Memory
@@ -11,6 +12,9 @@ from turducken.vmx.interface import VmStatus
 
 if TYPE_CHECKING:
     from turducken.cpu.processor import Processor
+
+
+_CACHING = CR0.mask("CD", "NW")
 
 
 class RootMemory:
@@ -127,6 +131,11 @@ class RootView:
     def wrmsr(self, index: int, value: int) -> bool:
         """WRMSR."""
         return self._p.msrs.write(index, value)
+
+    def load_cr0(self, value: int) -> None:
+        """MOV to CR0."""
+        state = self._p.state
+        state.cr0 = state.cr0 & ~_CACHING | value & _CACHING
 
     def cpuid(self, leaf: int, subleaf: int) -> tuple[int, int, int, int]:
         """CPUID."""

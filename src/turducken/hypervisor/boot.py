@@ -56,10 +56,6 @@ def _set_common(vmcs: Vmcs) -> None:
     for one in (
         f.GUEST_CR3,
         f.GUEST_CR4,
-        f.GUEST_DEBUGCTL,
-        f.GUEST_SYSENTER_CS,
-        f.GUEST_SYSENTER_ESP,
-        f.GUEST_SYSENTER_EIP,
         f.GUEST_EFER,
         f.GUEST_GDTR_BASE,
         f.GUEST_IDTR_BASE,

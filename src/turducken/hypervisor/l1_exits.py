@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from turducken.address import Gpa1
+from turducken.arch import xcr0
 from turducken.arch.exceptions import Vector
 from turducken.arch.registers import CR0, CR4
 from turducken.hypervisor import boot, stopping
@@ -32,7 +33,6 @@ _CR_NUMBER, _CR_ACCESS = CR_QUALIFICATION["NUMBER"], CR_QUALIFICATION["ACCESS"]
 _CR_REGISTER = CR_QUALIFICATION["REGISTER"]
 _LMSW_SOURCE = CR_QUALIFICATION["LMSW_SOURCE"]
 _LMSW_BITS = 0xF
-_XCR0_X87, _XCR0_SSE, _XCR0_AVX = 1, 2, 4
 
 
 def on_triple_fault(vcpu: "Vcpu") -> "Handling":
@@ -91,15 +91,13 @@ def on_getsec(vcpu: "Vcpu") -> "Handling":
 def on_xsetbv(vcpu: "Vcpu") -> "Handling":
     """SDM 2D, "XSETBV - Set Extended Control Register"; the CPL has been checked."""
     gpr = vcpu.processor.gpr
-    value = gpr[_RDX] << 32 & _LOW << 32 | gpr[_RAX] & _LOW
+    value = xcr0.operand(gpr[_RDX], gpr[_RAX])
     low, _, _, high = vcpu.processor.cpuid(0xD, 0)
-    supported = high << 32 | low
-    bad_avx = value & _XCR0_AVX and not value & _XCR0_SSE
-    if gpr[_RCX] & _LOW or value & ~supported or not value & _XCR0_X87 or bad_avx:
-        vcpu.inject(Vector.GP, 0)
-    else:
+    if xcr0.is_accepted(gpr[_RCX], value, xcr0.operand(high, low)):
         vcpu.processor.xcr0 = value
         vcpu.skip()
+    else:
+        vcpu.inject(Vector.GP, 0)
     return None
 
 

@@ -55,11 +55,11 @@ _EXCEPTIONS: dict[VmcsField, Rule] = {
     f.MSR_BITMAPS: Rule(How.COMPUTED, "a page of L0's: L1's bitmaps and L0's, merged"),
     f.VPID: Rule(How.COMPUTED, "one that no other guest has"),
     f.EPTP: Rule(How.CARRIED, "EPT02, or EPT01 for an L2 without EPT"),
-    f.ENTRY_MSR_LOAD_ADDRESS: Rule(How.COMPUTED, "L0's copy of L1's list"),
-    f.ENTRY_MSR_LOAD_COUNT: Rule(How.CARRIED, "as many as L1's"),
-    f.EXIT_MSR_STORE_ADDRESS: Rule(How.COMPUTED, "L0's copy of L1's list"),
-    f.EXIT_MSR_STORE_COUNT: Rule(How.CARRIED, "as many as L1's; none if storing would fail"),
-    f.EXIT_MSR_LOAD_ADDRESS: Rule(_O, "L1's list is loaded by L0 when an exit goes to L1"),
+    f.ENTRY_MSR_LOAD_ADDRESS: Rule(_O, "L0 goes through L1's lists"),
+    f.ENTRY_MSR_LOAD_COUNT: Rule(_O, "likewise"),
+    f.EXIT_MSR_STORE_ADDRESS: Rule(_O, "likewise"),
+    f.EXIT_MSR_STORE_COUNT: Rule(_O, "likewise"),
+    f.EXIT_MSR_LOAD_ADDRESS: Rule(_O, "likewise"),
     f.EXIT_MSR_LOAD_COUNT: Rule(_O, "likewise"),
     # Addresses
     f.IO_BITMAP_A: Rule(How.TRANSLATED),
@@ -175,8 +175,6 @@ class Pages02:
     """L0's pages that a VMCS02 points to."""
 
     msr_bitmaps: int
-    entry_msrs: int
-    exit_msrs: int
     vmread_bitmap: int
     vmwrite_bitmap: int
 
@@ -219,8 +217,6 @@ def merge_controls(
         vmcs02.write(one, translate(one, vmcs12.read(one)) if used else 0)
     vmcs02.write(f.VPID, vpid)
     vmcs02.write(f.MSR_BITMAPS, pages.msr_bitmaps)
-    vmcs02.write(f.ENTRY_MSR_LOAD_ADDRESS, pages.entry_msrs)
-    vmcs02.write(f.EXIT_MSR_STORE_ADDRESS, pages.exit_msrs)
     vmcs02.write(f.VMREAD_BITMAP, pages.vmread_bitmap)
     vmcs02.write(f.VMWRITE_BITMAP, pages.vmwrite_bitmap)
 

@@ -38,7 +38,7 @@ from turducken.hypervisor.merge import (
     kept_by_exit,
     merge_controls,
 )
-from turducken.hypervisor.msr_lists import LIMIT, MsrLists
+from turducken.hypervisor.msr_lists import LIMIT, load_on_entry, load_on_exit, store_on_exit
 from turducken.hypervisor.shadow.compose import EptView, Log12
 from turducken.hypervisor.shadow.policy import Root12
 from turducken.hypervisor.vmx_unit import CachedVmcs
@@ -75,7 +75,6 @@ _WALK_LENGTH = 3
 _MAX_CONTEXTS = 64
 _SPARE_FRAMES = 8
 """Frames that no new context takes: an old one gives way instead."""
-_MSR_LIST_FRAMES = 2
 _ALL_ONES = b"\xff" * PAGE_SIZE
 _WRITTEN = frozenset({f.VIRTUAL_APIC_ADDRESS, f.POSTED_INTERRUPT_DESCRIPTOR, f.VMCS_LINK_POINTER})
 """Addresses of pages that the processor writes itself while L2 runs."""
@@ -129,7 +128,7 @@ class Context:
         self.is_launched = False
         """VMCS02 has been launched."""
         self.has_loads = False
-        """VMCS02 is about to load MSRs that L1's entry loads, which must not be loaded again."""
+        """VMCS02 is about to load an MSR that L1's entry loads, which must not be loaded again."""
         self.merged = b""
         """VMCS12's controls as they were when VMCS02's were worked out."""
         self.generation = -1
@@ -155,8 +154,6 @@ class Nested:
         self._scratch = Vmcs(self._memory, frame())
         self._pages = Pages02(
             frame(),
-            self._frames.allocate_run(_MSR_LIST_FRAMES),
-            self._frames.allocate_run(_MSR_LIST_FRAMES),
             frame(),
             frame(),
         )
@@ -164,7 +161,6 @@ class Nested:
         self._memory.write(self._ones, _ALL_ONES)
         self._merged_bitmap = b""
         self._missing: dict[bool, int] = {}
-        self.lists = MsrLists(vcpu, self._pages)
         real = vcpu.capabilities
         self._adjust = Adjust(
             real.pin.adjust,
@@ -265,12 +261,13 @@ class Nested:
         if vcpu.interrupted is not None:
             tell_lost_event(vcpu, vmcs12)
         self._prepare(context, vmcs12)
-        wrong = self.lists.prepare_entry(vmcs12, context.vmcs02)
+        self._load_guest(context)
+        wrong = load_on_entry(vcpu, vmcs12, context.vmcs02)
         if wrong:
             tell_msr_loading(vcpu, vmcs12, wrong, limit=LIMIT, is_launch=is_launch)
-            self._fail_entry(context, ExitReason.ENTRY_FAILURE_MSR_LOADING, wrong)
+            reason = ExitReason.ENTRY_FAILURE_MSR_LOADING
+            self._fail_entry(context, reason, wrong, after=context.vmcs02)
             return None
-        self._load_guest(context)
         self._flush_transition(context)
         for app in vcpu.system.apps:
             app.on_nested_entry(vcpu)
@@ -455,10 +452,7 @@ class Nested:
 
     def _start(self, context: Context, *, is_launch: bool) -> None:
         vcpu = self._vcpu
-        context.has_loads = bool(
-            context.vmcs02.slots[f.ENTRY_MSR_LOAD_COUNT.slot]
-            or context.controls.entry & Entry.LOAD_PERF_GLOBAL_CTRL
-        )
+        context.has_loads = bool(context.controls.entry & Entry.LOAD_PERF_GLOBAL_CTRL)
         self._launching = is_launch
         if is_launch:
             vcpu.unit.set_launched()
@@ -478,7 +472,6 @@ class Nested:
         if context.has_loads:
             context.has_loads = False
             slots = context.vmcs02.slots
-            slots[f.ENTRY_MSR_LOAD_COUNT.slot] = 0
             slots[f.ENTRY_CONTROLS.slot] &= ~Entry.LOAD_PERF_GLOBAL_CTRL
 
     def reentry_refused(self) -> bool:
@@ -519,9 +512,9 @@ class Nested:
         self._save_guest(context)
         if not vcpu.system.faults.injection_left:
             slots12[f.ENTRY_INTERRUPTION_INFORMATION.slot] &= ~INTERRUPTION_VALID
-        stored = self.lists.store_on_exit(context.vmcs12)
+        stored = store_on_exit(vcpu, context.vmcs12)
         vcpu.shadow.leave()
-        self._load_host(context, blocks_nmis=_blocks_nmis(context, reason))
+        self._load_host(context, vmcs02, blocks_nmis=_blocks_nmis(context, reason))
         if not stored:
             tell_abort(vcpu, vmcs12, VmxAbort.SAVING_GUEST_MSRS)
             vcpu.stop_l1(stopping.vmx_abort(vcpu, "MSRs stored by a VM exit"))
@@ -542,8 +535,11 @@ class Nested:
         if log is not None and context.root12 is not None:
             slots12[f.PML_INDEX.slot] = log.index
 
-    def _load_host(self, context: Context, *, blocks_nmis: bool) -> None:
-        """Let L1 go on where its host state says. ``blocks_nmis``: NMIs are blocked then."""
+    def _load_host(self, context: Context, after: Vmcs, *, blocks_nmis: bool) -> None:
+        """Let L1 go on where its host state says.
+
+        ``after`` holds the registers that stay as they are. ``blocks_nmis``: NMIs are blocked then.
+        """
         vcpu = self._vcpu
         image = context.image
         assert image is not None
@@ -557,7 +553,6 @@ class Nested:
                     vmcs12.read(f.GUEST_RIP),
                 )
             )
-        after = context.vmcs02 if vcpu.in_l2 else vmcs01
         load_host_image(vmcs01, vmcs12, image, after)
         if blocks_nmis:
             vmcs01.slots[f.GUEST_INTERRUPTIBILITY.slot] = BLOCKING_BY_NMI
@@ -573,14 +568,16 @@ class Nested:
             tell_abort(vcpu, vmcs12, VmxAbort.HOST_PDPTE_CHECK)
             vcpu.stop_l1(stopping.vmx_abort(vcpu, "PDPTEs of the host state"))
             return
-        if not self.lists.load_on_exit(vmcs12):
+        if not load_on_exit(vcpu, vmcs12):
             tell_abort(vcpu, vmcs12, VmxAbort.LOADING_HOST_MSRS)
             vcpu.stop_l1(stopping.vmx_abort(vcpu, "MSRs loaded by a VM exit"))
 
     # Failed entries
 
-    def _fail_entry(self, context: Context, reason: int, qualification: int) -> None:
-        """A VM exit instead of an entry, before L2 has run.
+    def _fail_entry(
+        self, context: Context, reason: int, qualification: int, after: Vmcs | None = None
+    ) -> None:
+        """A VM exit instead of an entry, before L2 has run; ``after``: with L2's state loaded.
 
         SDM 3C, "VM-Entry Failures During or After Loading Guest State".
         """
@@ -588,17 +585,18 @@ class Nested:
         slots12[f.EXIT_REASON.slot] = reason | ENTRY_FAILURE
         slots12[f.EXIT_QUALIFICATION.slot] = qualification
         self._vcpu.count_reflected(reason)
-        blocking = self._vcpu.vmcs01.slots[f.GUEST_INTERRUPTIBILITY.slot]
-        self._load_host(context, blocks_nmis=bool(blocking & BLOCKING_BY_NMI))
+        vmcs01 = self._vcpu.vmcs01
+        blocking = vmcs01.slots[f.GUEST_INTERRUPTIBILITY.slot]
+        self._load_host(context, after or vmcs01, blocks_nmis=bool(blocking & BLOCKING_BY_NMI))
 
     def entry_failed(self, reason: int, qualification: int) -> None:
-        """The processor refused VMCS02: for what L1 put into VMCS12 or its MSR list, or made of it.
+        """The processor refused VMCS02: L1 gets that failure where it is its doing.
 
-        L1 gets that failure. What only L0 has a hand in is a mistake of L0's, and ends L1.
+        What only L0 has a hand in is a mistake of L0's, and ends L1.
         """
         vcpu, context = self._vcpu, self.current
         assert context is not None
-        if reason == ExitReason.ENTRY_FAILURE_GUEST_STATE and not self._is_l1s_doing():
+        if not self._is_l1s_doing():
             vcpu.stop_l1(stopping.refused_entry(vcpu))
             return
         tell_failed_entry(

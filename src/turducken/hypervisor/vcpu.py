@@ -17,6 +17,7 @@ from turducken.hypervisor.frames import FrameShare
 from turducken.hypervisor.guest_memory import GuestMemory
 from turducken.hypervisor.host_state import set_own_host_state
 from turducken.hypervisor.hypapp import AppGuest, Ept01Sharing
+from turducken.hypervisor.interprocessor import reset_apic
 from turducken.hypervisor.linear import LinearMemory
 from turducken.hypervisor.merge import ENTRY_OWN, EXIT_OWN, NO_LINK
 from turducken.hypervisor.mtrr import Mtrrs
@@ -269,6 +270,7 @@ class Vcpu:
 
     def _set_cr0_and_cr4(self, vmcs: Vmcs, cr0: int) -> None:
         """Give L1 its CR0 and a clear CR4, with the bits that VMX operation fixes hidden."""
+        self.processor.load_cr0(cr0)
         fixed = self.capabilities.cr0_fixed0 & ~(_PE | _PG)
         vmcs.write(f.GUEST_CR0, cr0 | fixed)
         vmcs.write(f.CR0_GUEST_HOST_MASK, fixed)
@@ -280,11 +282,10 @@ class Vcpu:
 
     def own_fixed_bits(self, *, all_of_them: bool) -> None:
         """Let writes of CR0 exit where they would change what VMX operation fixes for L1."""
-        fixed = self.capabilities.cr0_fixed0
+        fixed, cr0 = self.capabilities.cr0_fixed0, self.cr0_of_l1
         mask = fixed if all_of_them else fixed & ~(_PE | _PG)
         self.vmcs01.write(f.CR0_GUEST_HOST_MASK, mask)
-        shadow = self.vmcs01.read(f.CR0_READ_SHADOW)
-        self.vmcs01.write(f.CR0_READ_SHADOW, shadow & ~mask | self.cr0_of_l1 & mask)
+        self.vmcs01.write(f.CR0_READ_SHADOW, cr0)
 
     @property
     def cr0_of_l1(self) -> int:
@@ -589,6 +590,7 @@ class Vcpu:
         processor.cr2 = 0
         for number, value in ((0, 0), (1, 0), (2, 0), (3, 0), (6, 0xFFFF_0FF0), (7, 0x400)):
             processor.dr[number] = value
+        reset_apic(processor)
         self.flush_vpid(self.vpids.own)
 
     # MSRs
@@ -602,8 +604,11 @@ class Vcpu:
             return self.current.read(field)
         return self.processor.rdmsr(index)
 
-    def write_msr(self, index: int, value: int) -> bool:
-        """Write an MSR for L1 (or for an L2 to which L1 leaves it); False for #GP."""
+    def write_msr(self, index: int, value: int, vmcs: Vmcs | None = None) -> bool:
+        """Write an MSR for L1 (or for an L2 to which L1 leaves it); False for #GP.
+
+        What a VMCS holds is written to ``vmcs`` (default: the current one).
+        """
         if index in self.mtrrs.numbers:
             if not self.processor.wrmsr(index, value):
                 return False
@@ -614,11 +619,10 @@ class Vcpu:
             return False
         field = _MSR_FIELDS.get(index)
         if field is not None:
-            return self._write_msr_field(index, field, value)
+            return self._write_msr_field(vmcs or self.current, index, value)
         return self.processor.wrmsr(index, value)
 
-    def _write_msr_field(self, index: int, field: f.VmcsField, value: int) -> bool:
-        vmcs = self.current
+    def _write_msr_field(self, vmcs: Vmcs, index: int, value: int) -> bool:
         if index == msr.IA32_EFER:
             old = vmcs.read(f.GUEST_EFER)
             if value & ~self.capabilities.cpu.efer:
@@ -634,7 +638,7 @@ class Vcpu:
                 return False
         elif index != msr.IA32_SYSENTER_CS and not self.capabilities.is_canonical(value):
             return False
-        vmcs.write(field, value)
+        vmcs.write(_MSR_FIELDS[index], value)
         return True
 
     # Translations

@@ -102,6 +102,12 @@ class VmxProcessor(Protocol):
     def wrmsr(self, index: int, value: int) -> bool:
         """Write an MSR; False where WRMSR would cause #GP. x2APIC MSRs send IPIs."""
 
+    def load_cr0(self, value: int) -> None:
+        """MOV to CR0: only its bits CD and NW outlive a VM entry, which leaves them alone.
+
+        SDM 3C, "Loading Guest Control Registers, Debug Registers, and MSRs".
+        """
+
     def cpuid(self, leaf: int, subleaf: int) -> tuple[int, int, int, int]:
         """Return EAX, EBX, ECX and EDX."""
 

@@ -1,6 +1,6 @@
 """MSR areas of VM entries and VM exits: SDM 3C, "Loading MSRs", "Saving MSRs"."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from turducken.arch import msr
@@ -62,3 +62,31 @@ def read_msr_area(memory: Memory, address: int, count: int) -> Iterator[MsrEntry
         yield MsrEntry(
             head & 0xFFFF_FFFF, head >> 32, ones if data is None else data, place + DATA_OFFSET
         )
+
+
+def load_msr_area(
+    memory: Memory, address: int, count: int, limit: int, write: Callable[[int, int], bool]
+) -> int:
+    """Load MSRs from an area; return the number (from 1) of the entry that fails, or 0.
+
+    ``write`` is WRMSR at CPL 0. More than ``limit`` entries, the recommended maximum, have an
+    undefined outcome (SDM 3D, "Miscellaneous Data"): here the first beyond it fails.
+    """
+    for number, entry in enumerate(read_msr_area(memory, address, min(count, limit)), 1):
+        if not entry.is_loadable or not write(entry.index, entry.data):
+            return number
+    return limit + 1 if count > limit else 0
+
+
+def store_msr_area(
+    memory: Memory, address: int, count: int, limit: int, read: Callable[[int], int | None]
+) -> bool:
+    """Store the MSRs that an area names into it; False is a VMX abort. ``read`` is RDMSR."""
+    if count > limit:
+        return False
+    for entry in read_msr_area(memory, address, count):
+        value = read(entry.index) if entry.is_storable else None
+        if value is None:
+            return False
+        memory.write(entry.data_address, value.to_bytes(8, "little"))
+    return True

@@ -6,6 +6,7 @@ SDM 3C, "Relative Priority of Faults and VM Exits".
 
 from typing import TYPE_CHECKING
 
+from turducken.arch import xcr0
 from turducken.arch.exceptions import Vector
 from turducken.arch.registers import CR0, CR4, RFLAGS
 from turducken.cpu import apic_access, vm_exit
@@ -312,7 +313,7 @@ def on_xsetbv(p: "Processor") -> None:
     if _needs_ring0(p):
         return
     gpr = p.state.gpr
-    if not p.set_xcr(gpr[_RCX] & _LOW, gpr[_RDX] << 32 & ~_LOW | gpr[_RAX] & _LOW):
+    if not p.set_xcr(gpr[_RCX], xcr0.operand(gpr[_RDX], gpr[_RAX])):
         p.general_protection()
         return
     p.advance(p.instruction_length())

@@ -66,8 +66,11 @@ class Denied01(NamedTuple):
     allowed: int
 
 
+_LOG_ENTRIES = 512
+
+
 class LogFull(NamedTuple):
-    """The dirty flag cannot be logged: "page-modification log full" for L1."""
+    """No flag can be set while the log is full: "page-modification log full" for L1."""
 
 
 class Unwatched(NamedTuple):
@@ -152,9 +155,12 @@ class Composer:
             return Denied01(gpa1, allowed)
         leaf = found.leaf
         if view.accessed_dirty:
-            if access & WRITE and not leaf & e.EPT_D and not self._log(gpa2):
+            is_write = bool(access & WRITE)
+            if self._is_log_full() and _lacks_flags(found, dirty=is_write):
                 return LogFull()
-            leaf = self._set_flags(found, dirty=bool(access & WRITE))
+            if is_write and not leaf & e.EPT_D:
+                self._log(gpa2)
+            leaf = self._set_flags(found, dirty=is_write)
         tables = tuple(Gpa1(step.address & -4096) for step in found.steps)
         return self._combine(view, gpa2, Leaf12(gpa1, found.shift, leaf, all_of, tables), place)
 
@@ -223,23 +229,36 @@ class Composer:
         last = len(found.steps) - 1
         leaf = found.leaf
         for number, step in enumerate(found.steps):
-            wanted = e.EPT_A | (e.EPT_D if dirty and number == last else 0)
+            wanted = _wanted_flags(number == last and dirty)
             if step.entry & wanted != wanted:
                 self.memory.store_flags(step.address, step.entry | wanted)
                 if number == last:
                     leaf = step.entry | wanted
         return leaf
 
-    def _log(self, gpa2: Gpa2) -> bool:
-        """Log a write in L1's page-modification log; False where it is full."""
+    def _is_log_full(self) -> bool:
+        """SDM 3C, "Page-Modification Logging": the log is full for an accessed flag, too."""
+        return self.log is not None and not 0 <= self.log.index < _LOG_ENTRIES
+
+    def _log(self, gpa2: Gpa2) -> None:
+        """Log a write in L1's page-modification log, if it has one."""
         log = self.log
-        if log is None:
-            return True
-        if not 0 <= log.index < 512:
-            return False
-        self.memory.store(log.address + 8 * log.index, 8, gpa2 & -4096)
-        log.index = (log.index - 1) & 0xFFFF
-        return True
+        if log is not None:
+            self.memory.store(log.address + 8 * log.index, 8, gpa2 & -4096)
+            log.index = (log.index - 1) & 0xFFFF
+
+
+def _wanted_flags(dirty: bool) -> int:
+    return e.EPT_A | (e.EPT_D if dirty else 0)
+
+
+def _lacks_flags(found: Walk, *, dirty: bool) -> bool:
+    """Tell whether an access has to set a flag in EPT12."""
+    last = len(found.steps) - 1
+    return any(
+        _wanted_flags(number == last and dirty) & ~step.entry
+        for number, step in enumerate(found.steps)
+    )
 
 
 def _attributes(leaf: int) -> int:
