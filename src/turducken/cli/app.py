@@ -17,6 +17,7 @@ EXAMPLES = """\
    turducken fuzz --iterations 100        hostile guests: does our hypervisor stand?
    turducken pt walk DUMP 0x1234000 --via ept12=0x8bb4000
                                           every entry on an address's way
+   turducken vmcs DUMP                    a VMCS, every field with its meaning
    turducken zoo run invept-type-0        a mistake that broke hypervisors, and its cure
    turducken demo shootdown               a security hole that other emulators hide
    turducken images                       what is shipped
@@ -27,6 +28,7 @@ LATER = {
     "run": "turducken.cli.run",
     "compare": "turducken.cli.compare",
     "pt": "turducken.cli.pt",
+    "vmcs": "turducken.cli.vmcs",
     "zoo": "turducken.cli.zoo",
     "demo": "turducken.cli.demo",
     "fuzz": "turducken.cli.fuzz",

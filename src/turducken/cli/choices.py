@@ -138,6 +138,15 @@ ExplainOption = Annotated[
         "the others; all: every failure in full; none: nothing.",
     ),
 ]
+VmcsOption = Annotated[
+    bool,
+    typer.Option(
+        "--vmcs",
+        rich_help_panel=SHOW,
+        help="Print every field of the current VMCS at the end of the run, decoded "
+        "(also in --json).",
+    ),
+]
 SymbolFiles = Annotated[
     list[str],
     typer.Option(

@@ -107,6 +107,7 @@ def run(
     snapshot: SnapshotOption = None,
     sanitize: choices.Sanitize = None,
     explain: choices.ExplainOption = choices.Explain.FATAL,
+    vmcs: choices.VmcsOption = False,
     report: ReportOption = None,
     trace: tracing.TraceFile = None,
     trace_kind: tracing.Kinds = [],  # noqa: B006 - Typer copies it
@@ -173,13 +174,13 @@ def run(
         if tracer is not None:
             tracer.finish()
         if json_file is not None:
-            json_file.write(_record(system, result, findings))
+            json_file.write(_record(system, result, findings, whole_vmcs=vmcs))
         if page is not None and report_file is not None:
             report_file.write(page.render(result, findings))
         if snapshot_file is not None:
             _save(system, snapshot_file)
         if is_shown:
-            _tell(system, result, findings, explain)
+            _tell(system, result, findings, explain, whole_vmcs=vmcs)
         if tracer is not None and result.exit_status:
             _tell_last(tracer)
         is_wrong = findings is not None and sanitize == "strict" and findings.has_failed
@@ -233,23 +234,30 @@ def _tell_last(tracer: tracing.Trace) -> None:
         print(f"the last {len(lines)} events:", *lines, sep="\n  ", file=sys.stderr)
 
 
-def _record(system: System, result: Result, findings: "Findings | None") -> bytes:
+def _record(
+    system: System, result: Result, findings: "Findings | None", *, whole_vmcs: bool
+) -> bytes:
     """Return what `--json` writes."""
     from turducken.report.as_json import dump, result_as_dict
 
-    told = result_as_dict(system, result)
+    told = result_as_dict(system, result, whole_vmcs=whole_vmcs)
     told["findings"] = None if findings is None else findings.as_list()
     return dump(told).encode()
 
 
 def _tell(
-    system: System, result: Result, findings: "Findings | None", explain: choices.Explain
+    system: System,
+    result: Result,
+    findings: "Findings | None",
+    explain: choices.Explain,
+    *,
+    whole_vmcs: bool,
 ) -> None:
     """Print the summary."""
     from turducken.report.printing import make_terminal, print_plainly
     from turducken.report.summary import summary
 
     terminal = make_terminal()
-    print_plainly(summary(system, result, explain=explain.value), terminal)
+    print_plainly(summary(system, result, explain=explain.value, whole_vmcs=whole_vmcs), terminal)
     if findings is not None:
         terminal.print(findings.summary, highlight=False)

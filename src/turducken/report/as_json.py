@@ -7,12 +7,14 @@ from typing import Any
 from turducken.machine.machine import Outcome
 from turducken.report import diagnoses
 from turducken.report.journey import journeys_as_list
+from turducken.report.state import screen_of, state_as_dict
 from turducken.report.words import signal_name
 from turducken.system import ExitCount, Mode, ProcessorResult, Result, System
+from turducken.system.state import states_of
 from turducken.vmx.exit_reasons import name_of
 
 
-def result_as_dict(system: System, result: Result) -> dict[str, Any]:
+def result_as_dict(system: System, result: Result, *, whole_vmcs: bool = False) -> dict[str, Any]:
     """Return what `--json` writes."""
     options = system.options
     return {
@@ -33,7 +35,11 @@ def result_as_dict(system: System, result: Result) -> dict[str, Any]:
         "guest_seconds": result.guest_nanoseconds / 1e9,
         "host_seconds": round(result.host_seconds, 6),
         "mips": round(result.mips, 3),
-        "cpus": [_cpu(one) for one in result.cpus],
+        "cpus": [
+            {**_cpu(one), **state_as_dict(state, system, whole_vmcs=whole_vmcs)}
+            for one, state in zip(result.cpus, states_of(system), strict=True)
+        ],
+        "screen": screen_of(system),
         "exits": exits_by_level(result.exits),
         "tlb": {
             "hits": result.tlb.hits,

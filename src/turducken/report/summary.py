@@ -8,6 +8,7 @@ from rich.text import Text
 
 from turducken.report import diagnoses
 from turducken.report.journey import journeys_table
+from turducken.report.state import state_text
 from turducken.report.words import outcome_in_words, plural, short_number, short_time
 from turducken.system import Mode, Result, System
 from turducken.vmx.exit_reasons import name_of
@@ -16,8 +17,13 @@ _LEAST_ROWS = 20
 _MOST_UNCLAIMED = 6
 
 
-def summary(system: System, result: Result, *, explain: str = "fatal") -> RenderableType:
-    """Return the whole summary: what ended the run first, what the guest lived with last."""
+def summary(
+    system: System, result: Result, *, explain: str = "fatal", whole_vmcs: bool = False
+) -> RenderableType:
+    """Return the whole summary: what ended the run first, what the guest lived with last.
+
+    Where the processors stand is part of it where the run failed, or all of the VMCS is wanted.
+    """
     why = diagnoses.fatal_text(system, result)
     others = diagnoses.others_text(system, result, in_full=explain == "all")
     parts: list[RenderableType] = [*([why] if why else []), _facts(system, result)]
@@ -27,6 +33,8 @@ def summary(system: System, result: Result, *, explain: str = "fatal") -> Render
         parts.append(journeys_table(result))
     if result.unclaimed:
         parts.append(_unclaimed(system, result))
+    if result.exit_status or whole_vmcs:
+        parts.append(state_text(system, whole_vmcs=whole_vmcs))
     if others is not None:
         parts.append(others)
     return Group("", *parts)

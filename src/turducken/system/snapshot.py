@@ -2,8 +2,11 @@
 
 from typing import IO
 
+from turducken.cpu.processor import Processor
 from turducken.inspect.writers import write_snapshot
 from turducken.system.assembly import System
+from turducken.vmx import vmcs_fields as f
+from turducken.vmx.controls import Primary, Secondary
 
 _EPTP_WRITE_BACK_WALK_4 = 0x1E
 
@@ -23,14 +26,25 @@ def roots_of(system: System) -> dict[str, int]:
     """Return the roots of tables by name.
 
     ``cpuN.cr3`` is what the processor translates with at present; in nested mode ``cpuN.ept01`` is
-    L1's, and once L1 has run a guest with EPT there, ``cpuN.ept12`` and ``cpuN.ept02``.
+    L1's, and once L1 has run a guest with EPT there, ``cpuN.ept12`` and ``cpuN.ept02``; bare,
+    ``cpuN.ept`` is the EPT of the guest that runs or ran last. ``cpuN.vmcs``, ``cpuN.vmcs01``,
+    ``cpuN.vmcs12`` and ``cpuN.vmcs02`` are host-physical addresses of VMCSs, for `turducken vmcs`
+    (of a VMCS12 it is L0's copy: it holds the fields while the VMCS12 is current).
     """
     machine = system.machine
     roots = {f"cpu{one.index}.cr3": one.state.cr3 for one in machine.processors}
+    if system.hypervisor is None:
+        for processor in machine.processors:
+            roots.update(_roots_of_bare(processor))
     vcpus = system.hypervisor.vcpus if system.hypervisor is not None else ()
     for vcpu in vcpus:
         name = f"cpu{vcpu.index}"
         roots[f"{name}.ept01"] = vcpu.eptp01
+        roots[f"{name}.vmcs01"] = vcpu.vmcs01.region
+        if vcpu.nested.current is not None:
+            roots[f"{name}.vmcs02"] = vcpu.nested.current.vmcs02.region
+        if vcpu.unit.current is not None:
+            roots[f"{name}.vmcs12"] = vcpu.unit.current.region
         context = vcpu.nested.current
         root12 = context.root12 if context is not None else None
         if root12 is None:
@@ -39,4 +53,16 @@ def roots_of(system: System) -> dict[str, int]:
         table = vcpu.shadow.table_of(root12)
         if table is not None:
             roots[f"{name}.ept02"] = table.root | _EPTP_WRITE_BACK_WALK_4
+    return roots
+
+
+def _roots_of_bare(processor: Processor) -> dict[str, int]:
+    current = processor.vmx.current
+    if current is None:
+        return {}
+    name = f"cpu{processor.index}"
+    roots = {f"{name}.vmcs": int(current.region)}
+    primary, secondary = current.read(f.PRIMARY_CONTROLS), current.read(f.SECONDARY_CONTROLS)
+    if primary & Primary.ACTIVATE_SECONDARY_CONTROLS and secondary & Secondary.ENABLE_EPT:
+        roots[f"{name}.ept"] = current.read(f.EPTP)
     return roots

@@ -104,6 +104,7 @@ def _flags(field: f.VmcsField, layout: Layout, value: int) -> str:
     if field in _CONTROL_WORDS:
         # The bits without a name that must be 1 say nothing.
         text = ", ".join(name.replace("_", " ").lower() for name in layout.flags(value))
+        return text or "only bits without a name" if value else "0"
     return text or "nothing set"
 
 
