@@ -58,6 +58,7 @@ images:
 	$(MAKE) -C guests/zoo install
 	$(MAKE) -C guests/pal-demo install
 	$(MAKE) -C guests/linux install
+	$(MAKE) -C guests/xen install
 
 check-images:
 	$(MAKE) -C guests check
@@ -66,6 +67,7 @@ check-images:
 	$(MAKE) -C guests/zoo check
 	$(MAKE) -C guests/pal-demo check
 	$(MAKE) -C guests/linux check
+	$(MAKE) -C guests/xen check
 
 bochs:
 	$(MAKE) -C guests bochs

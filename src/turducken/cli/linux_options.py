@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from turducken.cli.errors import InputError
-from turducken.machine.boot import BootImage
+from turducken.machine.boot import BootImage, Module
 from turducken.machine.firmware.rom import RomImage
 from turducken.system import SystemOptions
 from turducken.system.linux import Userland, read_initrd, read_kernel_module
@@ -68,9 +68,12 @@ class LinuxChoices:
     modules: Sequence[str] = ()
 
     def apply(self, options: SystemOptions) -> SystemOptions:
-        """Return the options with what is asked for here; raise what the user is to be told."""
-        if isinstance(options.image, BootImage | RomImage):
-            self._refuse()
+        """Return the options with what is asked for here; raise what the user is to be told.
+
+        Of a Multiboot image (Xen) with a kernel as its module, the initrd is one module more.
+        """
+        if isinstance(options.image, RomImage):
+            self._refuse("firmware boots from --disk or --cdrom")
             return options
         userland = Userland(
             [read_initrd(one) for one in self.initrds],
@@ -78,9 +81,16 @@ class LinuxChoices:
             [read_kernel_module(one) for one in self.modules],
             self.command,
         )
-        return replace(options, initrd=userland.build(), text=with_console(options.text))
+        initrd = userland.build()
+        if not isinstance(options.image, BootImage):
+            return replace(options, initrd=initrd, text=with_console(options.text))
+        if initrd is None:
+            return options
+        if not options.modules:
+            self._refuse("a Multiboot image that boots one takes it as --module")
+        return replace(options, modules=[*options.modules, Module("initrd", initrd)])
 
-    def _refuse(self) -> None:
+    def _refuse(self, instead: str) -> None:
         given = {
             "--initrd": self.initrds,
             "--share": self.share,
@@ -89,7 +99,7 @@ class LinuxChoices:
         }
         for name, value in given.items():
             if value:
-                raise InputError(f"{name}: for Linux kernels; a Multiboot image takes --module")
+                raise InputError(f"{name}: for Linux kernels; {instead}")
 
 
 def with_console(text: str) -> str:
