@@ -5,6 +5,7 @@
 #   make check    what must pass before a commit: format, lint, types, layers, tests
 #   make slow     the broad matrices that `make test` only samples
 #   make bench    how fast it is, as ratios in one run
+#   make systems  other people's systems: those that are installed, bare and nested
 #   make images   rebuild the guests from their sources (gcc and binutils of Debian 12)
 #   make bochs    run the guests on Bochs too and compare (bochs, xorriso, grub-pc-bin)
 PYTHON ?= python3
@@ -14,7 +15,7 @@ RUNS   := $(VENV)/.runs
 STAMP  := $(VENV)/.installed
 PYTEST := $(BIN)/pytest -n auto
 
-.PHONY: setup run test check lint slow bench images check-images bochs clean
+.PHONY: setup run test check lint slow bench systems images check-images bochs clean
 
 setup: $(STAMP)
 
@@ -50,6 +51,9 @@ slow: setup
 
 bench: setup
 	$(BIN)/turducken bench
+
+systems: setup
+	$(BIN)/turducken systems --try
 
 images:
 	$(MAKE) -C guests install

@@ -20,6 +20,8 @@ EXAMPLES = """\
    turducken vmcs DUMP                    a VMCS, every field with its meaning
    turducken zoo run invept-type-0        a mistake that broke hypervisors, and its cure
    turducken demo shootdown               a security hole that other emulators hide
+   turducken demo kvm                     Linux's own hypervisor as the guest hypervisor
+   turducken systems                      other people's systems that run here
    turducken images                       what is shipped
    turducken COMMAND --help               the options of a command, and more examples
 """
@@ -32,6 +34,7 @@ LATER = {
     "zoo": "turducken.cli.zoo",
     "demo": "turducken.cli.demo",
     "fuzz": "turducken.cli.fuzz",
+    "systems": "turducken.cli.systems",
     "bench": "turducken.cli.bench",
     "images": "turducken.cli.listing",
     "profiles": "turducken.cli.listing",
