@@ -47,7 +47,7 @@ def test_nothing_is_left_behind() -> None:
     assert not demo.app.registry.pals
     assert demo.app.statistics.faults == 2 * 12
     once = hypervisor.frames.in_use
-    again = Demo("pal-life,pal-life-l2,pal-misdeeds,pal-shared*,pal-twice")
+    again = Demo("pal-life,pal-life-l2,pal-misdeeds,pal-shared*,pal-registered-twice")
     assert_passed(again.run())
     assert again.system.hypervisor is not None
     assert again.system.hypervisor.frames.in_use <= once + 8

@@ -117,6 +117,21 @@ def test_command_line_and_modules_reach_the_image(
     assert "ok 2" not in result["console"]
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["lhv-amd64", "--cmdline", "tests=vmcal"],
+        ["lhv-i386", "--cmdline", "tests=vmcall,vmcal"],
+        ["zoo-amd64", "--cmdline", "scenario=vmcal"],
+    ],
+)
+def test_a_test_that_is_not_there_has_not_passed(
+    arguments: list[str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["run", *arguments, "--console", "-"]) == 1
+    assert 'Bail out! no test is named "vmcal"' in capfd.readouterr().out
+
+
 BAD = [
     (["run", "no-such-image"], "no-such-image: no such file"),
     (["run", "/no/such/image"], "/no/such/image: No such file or directory"),
@@ -126,7 +141,7 @@ BAD = [
     (["run", "IMAGE", "--module", "/"], "/: Is a directory"),
     (["run", "IMAGE", "--cpus", "0"], "0 processors"),
     (["run", "IMAGE", "--cpus", "300"], "300 processors"),
-    (["run", "IMAGE", "--cpus", "many"], "--cpus"),
+    (["run", "IMAGE", "--cpus", "many"], "--cpus many: not a whole number$"),
     (["run", "IMAGE", "--memory", "1M"], "at least 2 MiB"),
     (["run", "IMAGE", "--memory", "lots"], "'lots' is no size"),
     (["run", "IMAGE", "--memory", "100P"], "is no size"),
@@ -153,12 +168,14 @@ BAD = [
     (["run", "IMAGE", "--timeout", "0"], "--timeout 0"),
     (["run", "IMAGE", "--timeout", "-1"], "--timeout -1"),
     (["run", "IMAGE", "--timeout", "nan"], "--timeout nan"),
-    (["run", "IMAGE", "--timeout", "soon"], "--timeout"),
+    (["run", "IMAGE", "--timeout", "soon"], "--timeout soon: not a number$"),
+    (["pt", "walk"], "SOURCE: missing$"),
     (["run", "IMAGE", "--profile", "none"], "none: no such profile"),
     (["run", "IMAGE", "--profile", "PROFILE"], "vmx.ept.colour: unknown key"),
     (["run", "IMAGE", "--tlb", "none"], "TLB policy 'none'"),
     (["run", "IMAGE", "--shadow", "none"], "shadow policy 'none'"),
-    (["run", "IMAGE", "--mode", "upside-down"], "--mode"),
+    (["run", "IMAGE", "--mode", "upside-down"], "--mode upside-down: one of bare, nested$"),
+    (["run", "IMAGE", "--seed"], "--seed: a value is needed$"),
     (["run", "IMAGE", "--module", "/no/such/file:text"], "/no/such/file"),
     (["run", "IMAGE", "--console", "/no/such/file"], "--console /no/such/file"),
     (["run", "IMAGE", "--json", "/"], "--json /"),
@@ -169,7 +186,7 @@ BAD = [
     (["run", "EMPTY"], "no Multiboot"),
     (["run", "CUT"], "cut off"),
     (["run", "CUT-GZIP"], "cut off"),
-    (["no-such-command"], "No such command"),
+    (["no-such-command"], "no-such-command: no such command"),
     (["--no-such-option"], "--no-such-option"),
 ]
 

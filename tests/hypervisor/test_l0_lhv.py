@@ -10,7 +10,7 @@ from turducken.machine.machine import Outcome
 from turducken.system import Stops, SystemOptions, find_image
 from turducken.system.comparison import compare
 
-SMALL = "tests=ept-*,vmcall,cpuid-exit,msr-*,cr-*,interrupt-*,exception-*,error-*,no-ept*"
+SMALL = "tests=ept-*,vmcall,cpuid-exit,msr-*,cr-*,interrupt-*,exception-*,error-*"
 
 
 @functools.cache

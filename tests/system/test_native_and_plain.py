@@ -12,7 +12,7 @@ import pytest
 from turducken.machine.machine import Machine
 from turducken.system import Mode, Stops, System, SystemOptions, find_image
 
-_SOME = "tests=vmcall,vpid,ept-dirty-flags,exceptions,cr3,msr,io seed=7"
+_SOME = "tests=vmcall,vpid,ept-accessed-dirty,exceptions,cr3-targets,msr,io seed=7"
 
 
 class _Forgetful:

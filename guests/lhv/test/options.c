@@ -63,19 +63,27 @@ void options_parse(const char *command_line)
     }
 }
 
+const char *options_item(const char *list, char *item)
+{
+    while (*list && *list != ',')
+        *item++ = *list++;
+    *item = 0;
+    return *list ? list + 1 : list;
+}
+
+bool options_match(const char *item, const char *subject, const char *name)
+{
+    return streq(item, subject) || glob(item, name);
+}
+
 /* Does an item of the list name the subject, or match the name? */
 static bool in_list(const char *list, const char *subject, const char *name)
 {
     char item[sizeof options.tests];
     while (*list) {
-        word length = 0;
-        while (*list && *list != ',')
-            item[length++] = *list++;
-        item[length] = 0;
-        if (streq(item, subject) || glob(item, name))
+        list = options_item(list, item);
+        if (options_match(item, subject, name))
             return true;
-        if (*list == ',')
-            list++;
     }
     return false;
 }

@@ -11,5 +11,11 @@ extern struct options options;
 
 void options_parse(const char *command_line);
 
+/* Copy the first item of a list; return the rest of the list. */
+const char *options_item(const char *list, char *item);
+
+/* Does an item of a list name the subject, or match the name? */
+bool options_match(const char *item, const char *subject, const char *name);
+
 /* Is a test asked for? */
 bool options_select(const char *subject, const char *name);

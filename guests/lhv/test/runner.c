@@ -271,8 +271,33 @@ void runner_list(void)
     print("# lhv: %u tests\n", n);
 }
 
+static bool names_a_test(const char *item)
+{
+    for (const struct test *const *t = tests_start; t < tests_end; t++)
+        if (options_match(item, (*t)->subject, (*t)->name))
+            return true;
+    return false;
+}
+
+/* A test that is asked for and not there has not passed: a name may be misspelt. */
+static bool all_names_known(void)
+{
+    char item[sizeof options.tests];
+    const char *list = options.tests;
+    do {
+        list = options_item(list, item);
+        if (!names_a_test(item)) {
+            print("Bail out! no test is named \"%s\"\n", item);
+            return false;
+        }
+    } while (*list);
+    return true;
+}
+
 unsigned runner_run_all(void)
 {
+    if (!all_names_known())
+        return 1;
     for (const struct test *const *t = tests_start; t < tests_end; t++)
         if (options_select((*t)->subject, (*t)->name))
             run_everywhere(*t);

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 
+from turducken.cli.complaints import in_our_words
 from turducken.cli.errors import (
     BUG_STATUS,
     OUTPUT_STATUS,
@@ -62,7 +63,7 @@ def _run(arguments: Sequence[str]) -> int:
             list(arguments), prog_name="turducken", standalone_mode=False
         )
     except click_exception as error:
-        return _complain(error.format_message())  # type: ignore[attr-defined]
+        return _complain(in_our_words(error.format_message()))  # type: ignore[attr-defined]
     except OutputError:
         raise
     except UserError as error:
