@@ -59,8 +59,11 @@ class Host:
     def power_off(self):
         self.events.append("power off")
 
-    def reset(self):
-        self.events.append("reset")
+    def reset(self, port):
+        self.events.append(("reset", port))
+
+    def sleep(self, kind):
+        self.events.append(("sleep", kind))
 
     def unclaimed(self, kind, address, size, value):
         self.events.append((kind.value, address, size, value))
@@ -71,6 +74,7 @@ class Host:
             debug_exit=self.debug_exit,
             power_off=self.power_off,
             reset=self.reset,
+            sleep=self.sleep,
             unclaimed=self.unclaimed,
         )
 

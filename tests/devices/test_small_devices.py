@@ -252,7 +252,7 @@ def test_the_letters_shutdown(pc):
 def test_ways_to_reset(pc, writes):
     for port, value in writes:
         pc.out(port, value)
-    assert pc.host.events == ["reset"]
+    assert pc.host.events == [("reset", writes[0][0])]
 
 
 @pytest.mark.parametrize(
@@ -266,7 +266,7 @@ def test_ways_to_switch_off(pc, writes):
 
 def test_another_sleep_type_is_not_off(pc):
     pc.out(0x604, 0x2000 | 1 << 10, 2)
-    assert pc.host.events == []
+    assert pc.host.events == [("sleep", 1)]
 
 
 def test_debug_console_and_post_codes(pc):

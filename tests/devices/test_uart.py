@@ -16,6 +16,7 @@ def port():
             self.sent = bytearray()
             self.line = Line()
             self.uart = Uart(self.sent.append, self.line)
+            self.write(LCR, 0x03)
 
         def write(self, register, value):
             self.uart.port_write(register, 1, value)
@@ -121,3 +122,27 @@ def test_modem_changes_are_reported_once(port):
     assert port.read(MSR) == 0xBB
     assert port.read(MSR) == 0xB0
     assert not port.line.level
+
+
+@pytest.mark.parametrize(("length", "sent"), [(0, 0x15), (1, 0x35), (2, 0x75), (3, 0xF5)])
+def test_words_have_as_many_bits_as_line_control_says(port, length, sent):
+    port.write(LCR, length)
+    port.write(DATA, 0xF5)
+    assert port.sent == bytes([sent])
+
+
+def test_nothing_is_sent_while_the_line_is_in_break(port):
+    port.write(LCR, 0x43)
+    port.write(DATA, 0x41)
+    assert port.sent == b""
+    port.write(LCR, 0x03)
+    port.write(DATA, 0x42)
+    assert port.sent == b"B"
+
+
+def test_a_break_comes_back_in_loopback(port):
+    port.write(MCR, 0x10)
+    port.write(LCR, 0x43)
+    assert port.read(LSR) & 0x11 == 0x11
+    assert port.read(DATA) == 0
+    assert not port.read(LSR) & 0x11

@@ -1,12 +1,14 @@
 """The options for a machine that begins with firmware, and for its disks."""
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import IO, Annotated
 
 import typer
 
 from turducken.cli.errors import InputError
+from turducken.cli.output import output_file
 from turducken.machine.firmware.rom import FIRMWARE_NAMES, RomImage, find_rom
 from turducken.storage import parse_disk
 from turducken.system import DEFAULT_IMAGE, SystemOptions
@@ -47,6 +49,17 @@ FirmwareLog = Annotated[
         help="Write there what the firmware tells of its progress (port 402h).",
     ),
 ]
+SerialPorts = Annotated[
+    list[str],
+    typer.Option(
+        "--serial",
+        metavar="FILE|-",
+        rich_help_panel=PC,
+        help="A further serial port (COM2, then COM3 and COM4), and where what the guest sends "
+        "there is written. Repeatable.",
+    ),
+]
+_MOST_SERIAL = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +87,21 @@ class PcChoices:
                 )
         disks = [parse_disk(one) for one in self.disks]
         return replace(options, image=image, disks=disks, cdroms=tuple(self.cdroms))
+
+
+def with_outputs(
+    options: SystemOptions, files: ExitStack, firmware_log: str | None, serial: Sequence[str]
+) -> SystemOptions:
+    """Return the options with the files open that these options name."""
+    if len(serial) > _MOST_SERIAL:
+        raise InputError(f"--serial {serial[_MOST_SERIAL]}: there are COM2, COM3 and COM4")
+    log = files.enter_context(output_file("--firmware-log", firmware_log))
+    ports = [files.enter_context(output_file("--serial", one)) for one in serial]
+    return replace(
+        options,
+        firmware_log=None if log is None else byte_writer(log),
+        serial=[byte_writer(one) for one in ports if one is not None],
+    )
 
 
 def byte_writer(file: IO[bytes]) -> Callable[[int], None]:

@@ -123,6 +123,7 @@ def run(
     disk: pc_options.Disks = [],  # noqa: B006 - Typer copies it
     cdrom: pc_options.Cdroms = [],  # noqa: B006 - Typer copies it
     firmware_log: pc_options.FirmwareLog = None,
+    serial: pc_options.SerialPorts = [],  # noqa: B006 - Typer copies it
 ) -> int:
     """Run an image on the machine."""
     chosen = choices.SystemChoices(
@@ -160,9 +161,7 @@ def run(
         snapshot_file = files.enter_context(output_file("--snapshot", snapshot))
         trace_file = files.enter_context(output_file("--trace", trace))
         report_file = files.enter_context(output_file("--report", report))
-        log_file = files.enter_context(output_file("--firmware-log", firmware_log))
-        if log_file is not None:
-            options = replace(options, firmware_log=pc_options.byte_writer(log_file))
+        options = pc_options.with_outputs(options, files, firmware_log, serial)
         system = System(options)
         tracer = traced.begin(system, trace_file) if traced.is_wanted else None
         page = None if report_file is None else reporting.Report(system, context.obj or ())

@@ -72,9 +72,14 @@ def _ignore() -> None:
     """Take an event that nobody wants."""
 
 
+def _discard(_value: int) -> None:
+    """Take a value that nobody wants."""
+
+
 class AcpiPm:
     """The fixed registers at ``base``; ``on_power_off`` is called when the guest enters S5.
 
+    ``on_sleep`` is called with any other sleep type that the guest asks for.
     ``wait`` lets guest time pass within an access.
     """
 
@@ -88,6 +93,7 @@ class AcpiPm:
         *,
         base: int = PM_BASE,
         wait: Callable[[int], None] | None = None,
+        on_sleep: Callable[[int], None] = _discard,
     ) -> None:
         self.base = base
         self._wait = wait or clock.advance
@@ -95,6 +101,7 @@ class AcpiPm:
         self.ports = (range(base, base + _SIZE),)
         self._clock = clock
         self._on_power_off = on_power_off
+        self._on_sleep = on_sleep
         self._line = line
         self._enable = 0
         self._control = PM1_CONTROL.mask("SCI_EN")
@@ -162,8 +169,13 @@ class AcpiPm:
 
     def _sleep_if_asked(self, high_byte: int) -> None:
         word = high_byte << 8
-        if word & PM1_CONTROL.mask("SLP_EN") and PM1_CONTROL["SLP_TYP"].get(word) == SLEEP_TYPE_OFF:
+        kind = PM1_CONTROL["SLP_TYP"].get(word)
+        if not word & PM1_CONTROL.mask("SLP_EN"):
+            return
+        if kind == SLEEP_TYPE_OFF:
             self._on_power_off()
+        else:
+            self._on_sleep(kind)
 
     def _update(self) -> None:
         """Drive the SCI and wait for the timer's next half turn if it is enabled."""

@@ -4,7 +4,7 @@ The machine gives memory, a clock, one `ProcessorInputs` for each processor and 
 `Outputs`, and attaches the processors' accesses to `Chipset.ports` and `Chipset.mmio_of`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -12,7 +12,7 @@ from turducken.devices.acpi_pm import PM_BASE, AcpiPm
 from turducken.devices.apic_core import ApicFeatures, ProcessorInputs
 from turducken.devices.apic_fabric import ApicFabric
 from turducken.devices.apic_timer import TimeStampCounter
-from turducken.devices.bus import MmioBus, MmioDevice, PortBus, UnclaimedHandler
+from turducken.devices.bus import MmioBus, MmioDevice, PortBus, PortDevice, UnclaimedHandler
 from turducken.devices.clock import Clock
 from turducken.devices.cmos import Cmos, MemorySizes
 from turducken.devices.disk.channel import COMMAND_BLOCKS, CONTROLS, IdeChannel
@@ -22,9 +22,10 @@ from turducken.devices.dma import DmaMemory
 from turducken.devices.fw_cfg import FwCfg
 from turducken.devices.interrupt_test import InterruptTestPorts
 from turducken.devices.io_apic import IoApic
-from turducken.devices.keyboard_controller import KeyboardController
+from turducken.devices.keyboard_controller import COMMAND_PORT, KeyboardController
 from turducken.devices.lines import (
     COM1_IRQ,
+    COM2_IRQ,
     IDE_IRQS,
     ISA_LINES,
     KEYBOARD_IRQ,
@@ -34,10 +35,11 @@ from turducken.devices.lines import (
     SCI_IRQ,
     TIMER_IRQ,
     IsaLine,
+    SharedLine,
 )
 from turducken.devices.local_apic import LocalApic
 from turducken.devices.pc_testdev import PcTestPorts, PcTestWindow
-from turducken.devices.pci import IoBar, MemoryBar, PciConfiguration, PciFunction
+from turducken.devices.pci import RESET_PORT, IoBar, MemoryBar, PciConfiguration, PciFunction
 from turducken.devices.pci.piix import (
     HOST_BRIDGE,
     IDE,
@@ -53,6 +55,7 @@ from turducken.devices.system_ports import (
     DEBUG_EXIT_PORT,
     DMA_PORTS,
     FIRMWARE_LOG_PORT,
+    SYSTEM_CONTROL_A,
     DebugConsole,
     DebugExit,
     Latches,
@@ -61,7 +64,7 @@ from turducken.devices.system_ports import (
     StaleUseMark,
     SystemControlA,
 )
-from turducken.devices.uart import Uart
+from turducken.devices.uart import COM_PORTS, Uart
 from turducken.devices.vga import VgaText
 from turducken.memory import Memory
 
@@ -86,6 +89,8 @@ class Outputs:
 
     console: Callable[[int], None] = _discard
     """A byte from COM1."""
+    serial: Sequence[Callable[[int], None]] = ()
+    """Bytes from COM2, COM3 and COM4, which are there as far as somebody wants them."""
     debug_console: Callable[[int], None] = _discard
     """A byte from port E9h."""
     firmware_log: Callable[[int], None] | None = None
@@ -98,8 +103,10 @@ class Outputs:
     """The guest begins (1) or ends (0) changes of tables that it invalidates nothing after."""
     power_off: Callable[[], None] = _ignore
     """The guest switches the machine off (ACPI, or the letters at port 8900h)."""
-    reset: Callable[[], None] = _ignore
-    """The guest resets the machine (i8042, port 92h, port CF9h)."""
+    reset: Callable[[int], None] = _discard
+    """The guest resets the machine through this port (64h of the i8042, 92h, CF9h)."""
+    sleep: Callable[[int], None] = _discard
+    """The guest lets the machine sleep, with this ACPI sleep type (not soft-off's)."""
     wait: Callable[[int], None] | None = None
     """Lets nanoseconds pass within an access; None: on the clock alone."""
     unclaimed: UnclaimedHandler | None = None
@@ -184,33 +191,45 @@ class Chipset:
 
     def _make_devices(self, memory: Memory, sizes: MemorySizes, processors: int) -> None:
         out = self._outputs
-        self.uart = Uart(out.console, self._line(COM1_IRQ))
+        self._serial_lines = [SharedLine(self._line(irq)) for irq in (COM1_IRQ, COM2_IRQ)]
+        self.uart = Uart(out.console, self._serial_lines[0].driver())
+        self.uarts = [self.uart, *self._further_uarts()]
         self.pit = Pit(self.clock, self._line(TIMER_IRQ))
         self.cmos = Cmos(self.clock, self._line(RTC_IRQ))
         self.cmos.set_memory(sizes, processors)
         self.keyboard = KeyboardController(
-            out.reset, self._line(KEYBOARD_IRQ), self._line(MOUSE_IRQ)
+            partial(out.reset, COMMAND_PORT), self._line(KEYBOARD_IRQ), self._line(MOUSE_IRQ)
         )
         self.vga = VgaText(memory)
-        self.pci = PciConfiguration(out.reset)
+        self.pci = PciConfiguration(partial(out.reset, RESET_PORT))
         self.fw_cfg = FwCfg(ram_size=sizes.low + sizes.high, processors=processors, memory=self.dma)
-        self.acpi_pm = AcpiPm(self.clock, out.power_off, self._line(SCI_IRQ), wait=out.wait)
-        self.old_pm = AcpiPm(self.clock, out.power_off, base=OLD_PM_BASE, wait=out.wait)
+        self.acpi_pm = AcpiPm(
+            self.clock, out.power_off, self._line(SCI_IRQ), wait=out.wait, on_sleep=out.sleep
+        )
+        self.old_pm = AcpiPm(
+            self.clock, out.power_off, base=OLD_PM_BASE, wait=out.wait, on_sleep=out.sleep
+        )
         self.post = PostCodes(out.post_code)
         self.debug_console = DebugConsole(out.debug_console)
         self.debug_exit = DebugExit(out.debug_exit, self._options.debug_exit_port)
         self.stale_use_mark = StaleUseMark(out.stale_use_mark)
         self.shutdown = ShutdownPort(out.power_off)
-        self.system_control = SystemControlA(out.reset)
+        self.system_control = SystemControlA(partial(out.reset, SYSTEM_CONTROL_A))
         self.isa_dma = Latches(DMA_PORTS)
         self.test_ports = PcTestPorts()
         self.test_window = PcTestWindow()
         self.interrupt_test = InterruptTestPorts([self._line(irq) for irq in range(ISA_LINES)])
 
+    def _further_uarts(self) -> Iterator[Uart]:
+        """Make COM2 to COM4; two of the four share each line."""
+        for number, output in enumerate(self._outputs.serial[: len(COM_PORTS) - 1], 1):
+            line = self._serial_lines[number % 2].driver()
+            yield Uart(output, line, base=COM_PORTS[number])
+
     def _attach(self) -> None:
         self.ports = PortBus(self._outputs.unclaimed)
-        for device in (
-            self.uart,
+        devices: list[PortDevice] = [
+            *self.uarts,
             self.pics,
             self.pit,
             self.cmos,
@@ -229,7 +248,8 @@ class Chipset:
             self.isa_dma,
             self.test_ports,
             self.interrupt_test,
-        ):
+        ]
+        for device in devices:
             self.ports.attach(device)
         if self._outputs.firmware_log is not None:
             self.ports.attach(DebugConsole(self._outputs.firmware_log, FIRMWARE_LOG_PORT))

@@ -11,7 +11,8 @@ from collections.abc import Callable
 from turducken.bits import Layout, bit, bits, reserved
 from turducken.devices.lines import LineDriver, unconnected
 
-COM1 = 0x3F8
+COM_PORTS = (0x3F8, 0x2F8, 0x3E8, 0x2E8)
+COM1 = COM_PORTS[0]
 FIFO_SIZE = 16
 
 DATA, INTERRUPT_ENABLE, INTERRUPT_ID, LINE_CONTROL = 0, 1, 2, 3
@@ -85,8 +86,17 @@ MSR = Layout(
     source='PC16550D data sheet, "Modem Status Register"',
 )
 
-DLAB = 0x80
-"""Line control bit 7: the divisor latch takes the place of the first two registers."""
+LCR = Layout(
+    "LCR",
+    8,
+    bits("WORD_LENGTH", 1, 0, "data bits, less 5"),
+    bit("STOP_BITS", 2),
+    bits("PARITY", 5, 3),
+    bit("BREAK", 6, "the line is held in the break condition: nothing can be sent"),
+    bit("DLAB", 7, "the divisor latch takes the place of the first two registers"),
+    source='PC16550D data sheet, "Line Control Register"',
+)
+DLAB = LCR.mask("DLAB")
 
 _ERBFI, _ETBEI, _ELSI, _EDSSI = (IER.mask(name) for name in ("ERBFI", "ETBEI", "ELSI", "EDSSI"))
 _TRANSMITTER_READY = LSR.mask("THRE", "TEMT")
@@ -129,7 +139,7 @@ class Uart:
         self._fifo_control = 0
         self._line_control = 0
         self._modem_control = 0
-        self._overrun = False
+        self._overrun = self._break = False
         self._modem_deltas = 0
         self._scratch = 0
         self._transmitter_interrupt = False
@@ -185,7 +195,7 @@ class Uart:
             case 2:
                 self._write_fifo_control(value)
             case 3:
-                self._line_control = value & 0xFF
+                self._write_line_control(value & 0xFF)
             case 4:
                 self._write_modem_control(value & ~MCR.reserved_mask)
             case 7:
@@ -202,11 +212,23 @@ class Uart:
         # Writing clears the interrupt; the byte leaves at once, so the condition arises again.
         self._transmitter_interrupt = False
         self._drive()
-        if self._modem_control & MCR.mask("LOOP"):
+        control = self._line_control
+        byte &= (1 << LCR["WORD_LENGTH"].get(control) + 5) - 1
+        if control & LCR.mask("BREAK"):
+            pass
+        elif self._modem_control & MCR.mask("LOOP"):
             self._loop_back(byte)
         else:
             self._output(byte)
         self._transmitter_interrupt = True
+
+    def _write_line_control(self, value: int) -> None:
+        begins = value & ~self._line_control & LCR.mask("BREAK")
+        self._line_control = value
+        if begins and self._modem_control & MCR.mask("LOOP"):
+            # "Line Status Register": a break is received as a zero with the break indicator.
+            self._loop_back(0)
+            self._break = True
 
     def _loop_back(self, byte: int) -> None:
         if len(self._received) >= self._capacity:
@@ -241,9 +263,9 @@ class Uart:
         status = _TRANSMITTER_READY
         if self._received:
             status |= LSR.mask("DR")
-        if self._overrun:
-            status |= LSR.mask("OE")
-            self._overrun = False
+        if self._overrun or self._break:
+            status |= LSR.make(OE=self._overrun, BI=self._break)
+            self._overrun = self._break = False
             self._drive()
         return status
 
@@ -291,7 +313,7 @@ class Uart:
     def _pending(self) -> int | None:
         """Return the IIR code of the interrupt of highest priority, if any is pending."""
         enabled = self._interrupt_enable
-        if enabled & _ELSI and self._overrun:
+        if enabled & _ELSI and (self._overrun or self._break):
             return _ID_LINE_STATUS
         if enabled & _ERBFI and self._received:
             trigger = _TRIGGER_LEVELS[FCR["TRIGGER"].get(self._fifo_control)]

@@ -50,6 +50,8 @@ class Outcome(Enum):
     GUEST_EXIT = "guest-exit"
     UNTIL = "until"
     FAIL_ON = "fail-on"
+    RESET = "reset"
+    SLEEP = "sleep"
     TRIPLE_FAULT = "triple-fault"
     HALTED = "halted"
     LIMIT = "limit"
@@ -80,6 +82,8 @@ class MachineOptions:
     observed: bool = False
     rom: bytes = b""
     ide: Sequence[Drive | None] = ()
+    serial: Sequence[Callable[[int], None]] = ()
+    """What takes the bytes of COM2, COM3 and COM4, as many as there are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,11 +103,14 @@ class Stop:
     """Why the run is over, once it is.
 
     ``code`` is the guest's own for `Outcome.GUEST_EXIT`, the signal's number for
-    `Outcome.INTERRUPTED`.
+    `Outcome.INTERRUPTED`, the port for `Outcome.RESET`, the sleep type for `Outcome.SLEEP`. For the
+    last two, ``cpu`` and ``rip`` tell who asked for it.
     """
 
     outcome: Outcome | None = None
     code: int = 0
+    cpu: int = 0
+    rip: int = 0
 
 
 class Machine:
@@ -172,10 +179,12 @@ class Machine:
         low = min(told, LOW_LIMIT)
         outputs = Outputs(
             console=on_console or (lambda _byte: None),
+            serial=self.options.serial,
             debug_exit=self._on_debug_exit,
             stale_use_mark=self._on_stale_use_mark,
             power_off=lambda: self.end(Outcome.GUEST_EXIT, 0),
-            reset=lambda: self.end(Outcome.TRIPLE_FAULT, 0),
+            reset=self._on_reset,
+            sleep=self._on_sleep,
             wait=self._wait,
             unclaimed=self._on_unclaimed,
             firmware_log=self.on_firmware_log,
@@ -204,6 +213,17 @@ class Machine:
 
     def _on_debug_exit(self, value: int) -> None:
         self.end(Outcome.GUEST_EXIT, value)
+
+    def _on_reset(self, port: int) -> None:
+        self._end_by_request(Outcome.RESET, port)
+
+    def _on_sleep(self, kind: int) -> None:
+        self._end_by_request(Outcome.SLEEP, kind)
+
+    def _end_by_request(self, outcome: Outcome, code: int) -> None:
+        if self.stop.outcome is None and self._running is not None:
+            self.stop.cpu, self.stop.rip = self._running.index, self._running.state.rip
+        self.end(outcome, code)
 
     def _on_stale_use_mark(self, value: int) -> None:
         if self.on_stale_use_mark is not None:

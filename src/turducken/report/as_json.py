@@ -14,6 +14,14 @@ from turducken.system.state import states_of
 from turducken.vmx.exit_reasons import name_of
 
 
+def _requester(result: Result) -> dict[str, Any] | None:
+    by = result.requested_by
+    if by is None:
+        return None
+    what = "port" if result.outcome is Outcome.RESET else "sleep_type"
+    return {"cpu": by.cpu, "rip": f"{by.rip:#x}", "place": by.place, what: result.code}
+
+
 def result_as_dict(system: System, result: Result, *, whole_vmcs: bool = False) -> dict[str, Any]:
     """Return what `--json` writes."""
     options = system.options
@@ -21,6 +29,7 @@ def result_as_dict(system: System, result: Result, *, whole_vmcs: bool = False) 
         "outcome": result.outcome.value,
         "guest_exit_code": result.code if result.outcome is Outcome.GUEST_EXIT else None,
         "signal": signal_name(result.code) if result.outcome is Outcome.INTERRUPTED else None,
+        "requested_by": _requester(result),
         "matched": result.matched,
         "image": options.image.name,
         "mode": options.mode.value,

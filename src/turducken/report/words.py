@@ -14,6 +14,11 @@ _OUTCOMES = {
     Outcome.TIMEOUT: "the time that --timeout gives was over",
 }
 
+_REQUESTS = {
+    Outcome.RESET: "the guest reset the machine: port {:#x}",
+    Outcome.SLEEP: "the guest let the machine sleep, which nothing ends: ACPI sleep type {}",
+}
+
 
 def outcome_in_words(result: Result) -> str:
     """Return how a run ended."""
@@ -22,12 +27,21 @@ def outcome_in_words(result: Result) -> str:
         return f"the guest ended the run with {result.code} ({verdict}{_of_qemu(result.code)})"
     if result.outcome in (Outcome.UNTIL, Outcome.FAIL_ON):
         return f"--{result.outcome.value} matched: {result.matched}"
+    if result.outcome in _REQUESTS:
+        return _REQUESTS[result.outcome].format(result.code) + _requester(result)
     if result.outcome is Outcome.INTERRUPTED:
         return f"interrupted ({signal_name(result.code)})"
     told = [one for one in result.stopped if one.kind is not StopKind.TRIPLE_FAULT]
     if result.outcome is Outcome.TRIPLE_FAULT and told:
         return "; ".join(f"processor {one.processor} was stopped: {one.why}" for one in told)
     return _OUTCOMES[result.outcome]
+
+
+def _requester(result: Result) -> str:
+    by = result.requested_by
+    if by is None:
+        return ""
+    return f", processor {by.cpu} at {by.rip:#x}" + (f" ({by.place})" if by.place else "")
 
 
 def _of_qemu(code: int) -> str:

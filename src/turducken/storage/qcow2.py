@@ -44,8 +44,8 @@ class Qcow2Image:
         try:
             self._file: BinaryIO = open(path, "rb")  # noqa: SIM115
             self._read_header()
-        except (OSError, struct.error, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or "its header is cut off"
+        except (OSError, ValueError, struct.error) as error:
+            reason = getattr(error, "strerror", None) or "its header is damaged"
             raise self._error(reason) from None
         self._backing = self._open_backing(depth)
         self._l2_tables: dict[int, tuple[int, ...]] = {}
@@ -126,7 +126,7 @@ class Qcow2Image:
                 return self._read_backing(offset, count)
             self._file.seek(place + first)
             return self._file.read(count).ljust(count, b"\0")
-        except (OSError, zlib.error, struct.error) as error:
+        except (OSError, ValueError, zlib.error, struct.error) as error:
             raise MediumError(f"{self._path}: at {offset:#x}: {error}") from None
 
     def _entry(self, offset: int) -> int:

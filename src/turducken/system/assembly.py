@@ -18,7 +18,13 @@ from turducken.system.console import Console, Wanted, Watch
 from turducken.system.errors import CutShort, SetupError
 from turducken.system.options import Mode, SystemOptions
 from turducken.system.progress import Progress
-from turducken.system.result import ExitCount, ProcessorResult, Result, TlbTotals
+from turducken.system.result import (
+    ExitCount,
+    ProcessorResult,
+    Requester,
+    Result,
+    TlbTotals,
+)
 
 PROMPT_NANOSECONDS = 1_000_000
 """An unfinished line is judged when the guest has added nothing to it for so long."""
@@ -136,6 +142,7 @@ class System:
         return Result(
             outcome=machine.stop.outcome or Outcome.LIMIT,
             code=machine.stop.code,
+            requested_by=self._requester(),
             success_code=self._stops.success_code,
             matched=self.matched,
             cpus=tuple(self._processor_result(one) for one in machine.processors),
@@ -149,6 +156,12 @@ class System:
             stopped=() if hypervisor is None else hypervisor.stopped,
             diagnoses=tuple(self.diagnoses.sightings) if self.diagnoses is not None else (),
         )
+
+    def _requester(self) -> Requester | None:
+        stop = self.machine.stop
+        if stop.outcome not in (Outcome.RESET, Outcome.SLEEP):
+            return None
+        return Requester(stop.cpu, stop.rip, self.names.describe(stop.rip))
 
     def exit_counts(self) -> tuple[ExitCount, ...]:
         """Return the VM exits of all processors so far, by level, handler and reason."""
@@ -231,6 +244,7 @@ def _make_machine(options: SystemOptions, console: Console) -> Machine:
         observed=options.observed,
         rom=options.image.data if isinstance(options.image, RomImage) else b"",
         ide=disks.ide_drives(options),
+        serial=options.serial,
     )
     try:
         return Machine(wanted, console.put, options.firmware_log)

@@ -78,6 +78,8 @@ class SystemOptions:
     disks: Sequence[DiskRequest] = ()
     cdroms: Sequence[str] = ()
     """Paths of images of CDs."""
+    serial: Sequence[Callable[[int], None]] = ()
+    """What takes the bytes of COM2, COM3 and COM4, as many as there are."""
     firmware_log: Callable[[int], None] | None = None
     """Receives what firmware in a ROM tells of its progress (port 402h)."""
     observed: bool = False

@@ -30,6 +30,15 @@ class ProcessorResult:
 
 
 @dataclass(frozen=True, slots=True)
+class Requester:
+    """The processor and instruction that asked for something; ``place`` is its symbol, if any."""
+
+    cpu: int
+    rip: int
+    place: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class TlbTotals:
     """All processors' TLBs together; ``invalidations`` counts operations by what caused them."""
 
@@ -66,6 +75,8 @@ class Result:
     journeys: Sequence[Explanation] = field(default=())
     """Where L2's addresses went (nested mode)."""
     unclaimed: Sequence[Unclaimed] = field(default=())
+    requested_by: Requester | None = None
+    """Who reset the machine or let it sleep, where that ended the run."""
     success_code: int = 0
     """The debug-exit value that stands for success."""
     stopped: Sequence[L1Stopped] = field(default=())

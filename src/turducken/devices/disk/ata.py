@@ -18,6 +18,8 @@ from turducken.devices.disk.taskfile import (
 from turducken.storage import BlockImage, MediumError
 
 HEADS, SECTORS_PER_TRACK, MOST_CYLINDERS = 16, 63, 16383
+LEAST_CYLINDERS = 2
+"""So that a BIOS finds the first sectors of the smallest disk."""
 MOST_MULTIPLE = 16
 _MODEL, _FIRMWARE = "TURDUCKEN HARDDISK", "1.0"
 
@@ -63,7 +65,8 @@ class AtaDisk:
         self._image = image
         self._serial = serial
         self.sectors = image.size // SECTOR
-        self._cylinders = min(self.sectors // (HEADS * SECTORS_PER_TRACK), MOST_CYLINDERS)
+        cylinders = self.sectors // (HEADS * SECTORS_PER_TRACK)
+        self._cylinders = min(max(cylinders, LEAST_CYLINDERS), MOST_CYLINDERS)
         self._geometry = HEADS, SECTORS_PER_TRACK
         self._multiple = MOST_MULTIPLE
 

@@ -14,6 +14,7 @@ from turducken.devices.io_apic import SELECT_OFFSET, WINDOW_OFFSET, IoApic
 from turducken.devices.lines import SCI_IRQ
 from turducken.devices.local_apic import LocalApic
 from turducken.devices.mtrr import DEF_TYPE, FIXED_RANGES, PHYSBASE, PHYSMASK, Mtrrs
+from turducken.devices.uart import LCR, LINE_CONTROL
 from turducken.machine.firmware.memory_map import LOW_MEMORY_END
 from turducken.memory.physical import HIGH_BASE, LOW_LIMIT
 
@@ -68,6 +69,8 @@ def set_up_chipset(chipset: Chipset, io_apic_id: int) -> None:
     _set_up_pics(chipset.ports)  # after the timer: this forgets the edge that its set-up gave
     _set_io_apic_id(chipset.io_apic, io_apic_id)
     set_virtual_wire(chipset.apics[0])
+    for uart in chipset.uarts:
+        chipset.ports.write(uart.base + LINE_CONTROL, 1, LCR.make(WORD_LENGTH=3))  # 8 data bits
     chipset.vga.clear()
 
 
