@@ -1,4 +1,4 @@
-"""A machine that is switched on: SeaBIOS and OVMF from Debian's packages, GRUB from a CD and disk."""
+"""A machine that is switched on: SeaBIOS and OVMF from Debian's packages, GRUB from a CD."""
 
 import re
 import shutil

@@ -90,8 +90,8 @@ def test_mistakes_are_one_clear_line(raw, tmp_path, text):
 def test_an_overlay_is_like_the_image_written(writes):
     base = bytes(CONTENT[:20_000])
     image, model = Overlay(MemoryImage(base)), bytearray(base)
-    for offset, data in writes:
-        data = data[: len(model) - offset]
+    for offset, wanted in writes:
+        data = wanted[: len(model) - offset]
         image.write(offset, data)
         model[offset : offset + len(data)] = data
         assert image.read(offset // 2, len(data)) == model[offset // 2 : offset // 2 + len(data)]

@@ -23,6 +23,10 @@ class Devices(Protocol):
         """Write a host-physical address that is not RAM."""
 
 
+_WIDEST = 8
+"""Bytes of one access to a device's memory."""
+
+
 class LinearMemory:
     """Reads and writes by linear address; ``user`` is false for implicit supervisor accesses."""
 
@@ -96,13 +100,21 @@ class LinearMemory:
     def _load(self, place: int, count: int) -> bytes:
         if self._memory.is_readable(place, count):
             return self._memory.read(place, count)
-        return self._devices.mmio_read(place, count).to_bytes(max(count, 8), "little")[:count]
+        parts = (
+            self._devices.mmio_read(place + at, min(_WIDEST, count - at)).to_bytes(
+                _WIDEST, "little"
+            )
+            for at in range(0, count, _WIDEST)
+        )
+        return b"".join(parts)[:count]
 
     def _store(self, place: int, data: bytes) -> None:
         if self._memory.is_ram(place, len(data)):
             self._memory.write(place, data)
-        else:
-            self._devices.mmio_write(place, len(data), int.from_bytes(data, "little"))
+            return
+        for at in range(0, len(data), _WIDEST):
+            part = data[at : at + _WIDEST]
+            self._devices.mmio_write(place + at, len(part), int.from_bytes(part, "little"))
 
 
 def _pages(address: int, length: int) -> list[tuple[int, int]]:

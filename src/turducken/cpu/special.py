@@ -1,6 +1,7 @@
 """Instructions that the engine would execute by itself, wrongly or not repeatably.
 
-RDRAND and RDSEED would read the host's randomness; INS stores to memory before it asks; XGETBV,
+RDRAND and RDSEED would read the host's randomness; INS stores to memory before it asks, and
+both INS and OUTS would go word by word; XGETBV,
 XSETBV, INVD and INT1 would not stop; SYSCALL and SYSENTER would do nothing, SYSRET is AMD's, and
 protection keys are not the engine's; far transfers, loads of SS, and WRFSBASE and WRGSBASE accept
 what no processor does; and it takes AVX for SSE.
@@ -12,7 +13,7 @@ from iced_x86 import Code, Decoder, EncodingKind, Instruction, Mnemonic, Registe
 from turducken.cpu.absent import AbsentInstructions, compile_suspects
 
 _SUSPECTS = (
-    rb"[\x6c\x6d\xf1\x9a\xea\xc4\xc5\x62\xca\xcb\x17]"
+    rb"[\x6c-\x6f\xf1\x9a\xea\xc4\xc5\x62\xca\xcb\x17]"
     rb"|\x0f(?:[\x05\x07\x08\x34\xb2]|\xc7[\xf0-\xff]|\x01[\xd0\xd1\xee\xef]|\xae[\xd0-\xdf])"
     rb"|\x8e[\x10-\x17\x50-\x57\x90-\x97\xd0-\xd7]"
     rb"|\xff[\x18-\x1f\x28-\x2f\x58-\x5f\x68-\x6f\x98-\x9f\xa8-\xaf]"
@@ -25,6 +26,9 @@ SPECIAL = frozenset(
         Mnemonic.INSB,
         Mnemonic.INSW,
         Mnemonic.INSD,
+        Mnemonic.OUTSB,
+        Mnemonic.OUTSW,
+        Mnemonic.OUTSD,
         Mnemonic.XGETBV,
         Mnemonic.XSETBV,
         Mnemonic.INVD,

@@ -13,6 +13,12 @@ class Platform(Protocol):
     def port_out(self, processor: int, port: int, size: int, value: int) -> None:
         """Execute OUT."""
 
+    def port_in_block(self, processor: int, port: int, size: int, count: int) -> bytes:
+        """Return what up to ``count`` INs of ``size`` bytes read, at least one."""
+
+    def port_out_block(self, processor: int, port: int, size: int, data: bytes) -> int:
+        """Execute OUTs of ``data``, at least one; return how many bytes they took."""
+
     def mmio_read(self, processor: int, address: int, size: int) -> int:
         """Read a host-physical address that is not RAM."""
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 PORTS = 1 << 16
 
@@ -33,6 +33,17 @@ class PortDevice(Protocol):
 
     def port_write(self, port: int, size: int, value: int) -> None:
         """Take what OUT of ``size`` bytes writes; ``value`` has no bits beyond ``size`` bytes."""
+
+
+@runtime_checkable
+class BlockPorts(Protocol):
+    """What a `PortDevice` has besides if its data can be moved in blocks."""
+
+    def block_read(self, port: int, size: int, count: int) -> bytes | None:
+        """Return what the next INs of ``size`` bytes read, at most ``count``; None: one by one."""
+
+    def block_write(self, port: int, size: int, data: bytes) -> int:
+        """Take what OUTs of ``size`` bytes write; return how many bytes of it (0: one by one)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +109,7 @@ class PortBus:
         self._owner: dict[int, PortDevice] = {}
         self._movable: list[PortDevice] = []
         self._moved_to: set[int] = set()
+        self._blocks: dict[int, BlockPorts] = {}
         self._unclaimed = _UnclaimedLog(on_unclaimed)
 
     def attach(self, device: PortDevice) -> None:
@@ -107,6 +119,8 @@ class PortBus:
                 if port in self._owner:
                     raise ValueError(f"port {port:#x} belongs to two devices")
                 self._owner[port] = device
+                if isinstance(device, BlockPorts):
+                    self._blocks[port] = device
 
     def attach_movable(self, device: PortDevice) -> None:
         """Let a device have what its `ports` are from time to time, as far as they are free."""
@@ -150,6 +164,20 @@ class PortBus:
         for index in range(size):
             at = (port + index) % PORTS
             self._write_one(self._owner.get(at), at, 1, value >> 8 * index & 0xFF)
+
+    def read_block(self, port: int, size: int, count: int) -> bytes:
+        """Return what up to ``count`` INs of ``size`` bytes read, at least one."""
+        device = self._blocks.get(port)
+        data = None if device is None or count < 2 else device.block_read(port, size, count)
+        return data or self.read(port, size).to_bytes(size, "little")
+
+    def write_block(self, port: int, size: int, data: bytes) -> int:
+        """Execute OUTs of ``data``, at least one; return how many bytes they took."""
+        device = self._blocks.get(port)
+        done = 0 if device is None or len(data) <= size else device.block_write(port, size, data)
+        if not done:
+            self.write(port, size, int.from_bytes(data[:size], "little"))
+        return done or size
 
     def _takes_whole(self, device: PortDevice | None, port: int, size: int) -> bool:
         if device is not None and size > device.widest_access:

@@ -39,6 +39,8 @@ QUANTUM = 10_000
 QUANTUM_ALONE = 1_000_000
 """The same, on a machine with one processor."""
 PORT_NANOSECONDS = 1000
+BLOCK_NANOSECONDS = 120
+"""For each word but the first that a device transfers in one piece."""
 MMIO_NANOSECONDS = 100
 STUCK_TURNS = 5_000
 """Turns of busy processors in which none executes an instruction, after which none ever will."""
@@ -279,6 +281,25 @@ class Machine:
         """OUT."""
         self.spend(processor, PORT_NANOSECONDS)
         self.chipset.ports.write(port, size, value)
+        self._look_at_signals()
+
+    def port_in_block(self, processor: int, port: int, size: int, count: int) -> bytes:
+        """REP INS, a piece of it."""
+        self.spend(processor, PORT_NANOSECONDS)
+        data = self.chipset.ports.read_block(port, size, count)
+        self._spend_on_block(processor, len(data) // size)
+        return data
+
+    def port_out_block(self, processor: int, port: int, size: int, data: bytes) -> int:
+        """REP OUTS, a piece of it."""
+        self.spend(processor, PORT_NANOSECONDS)
+        written = self.chipset.ports.write_block(port, size, data)
+        self._spend_on_block(processor, written // size)
+        return written
+
+    def _spend_on_block(self, processor: int, count: int) -> None:
+        if count > 1:
+            self.spend(processor, (count - 1) * BLOCK_NANOSECONDS)
         self._look_at_signals()
 
     def mmio_read(self, processor: int, address: int, size: int) -> int:

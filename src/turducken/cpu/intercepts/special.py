@@ -15,7 +15,6 @@ from turducken.cpu.decoder import (
     OpKind,
     effective_address,
     gpr_number,
-    linear_address,
     read_register,
     register_size,
     write_register,
@@ -23,7 +22,7 @@ from turducken.cpu.decoder import (
 from turducken.cpu.engine import SegmentIndex, Trap
 from turducken.cpu.events import Event, EventKind
 from turducken.cpu.guest_controls import Secondary
-from turducken.cpu.intercepts import io, system, system_calls
+from turducken.cpu.intercepts import string_io, system, system_calls
 from turducken.cpu.operands import is_valid_rip
 from turducken.cpu.special import is_far, is_vector, loads_stack_segment
 from turducken.cpu.transfers import jumps, returns
@@ -195,44 +194,6 @@ def _int1(p: "Processor", instruction: Instruction) -> None:
     p.raise_event(Event(EventKind.PRIVILEGED_SOFTWARE, Vector.DB, None, instruction.len))
 
 
-def _ins(p: "Processor", instruction: Instruction) -> None:
-    """One iteration of INS; the engine comes back here for the next."""
-    state = p.state
-    size = io.STRING_SIZES[instruction.mnemonic]
-    width = io.ADDRESS_BYTES[instruction.op0_kind]
-    mask = (1 << 8 * width) - 1
-    repeated = instruction.has_rep_prefix or instruction.has_repne_prefix
-    if repeated and not state.gpr[1] & mask:
-        p.advance(instruction.len)
-        return
-    offset = state.gpr[7] & mask
-    linear = linear_address(state, SegmentIndex.ES, offset)
-    port = state.gpr[2] & 0xFFFF
-    if p.accesses.port_is_refused(port, size):
-        io.on_io(p)
-        return
-    # The destination is checked before the port is read.
-    place = p.linear.write_check(linear, size, user=state.cpl == 3)
-    if place is not None:
-        p.take_fault(place)
-        return
-    value = p.platform.port_in(p.index, port, size)
-    failed = p.linear.write(linear, value.to_bytes(size, "little"), user=state.cpl == 3)
-    assert failed is None
-    step = -size if state.rflags & _DF else size
-    _set_counter(p, 7, (offset + step) & mask, width)
-    if repeated:
-        _set_counter(p, 1, (state.gpr[1] - 1) & mask, width)
-        if state.gpr[1] & mask:
-            return
-    p.advance(instruction.len)
-
-
-def _set_counter(p: "Processor", number: int, value: int, width: int) -> None:
-    gpr = p.state.gpr
-    gpr[number] = gpr[number] & ~0xFFFF | value if width == 2 else value
-
-
 _OPERATIONS: "dict[int, Callable[[Processor, Instruction], None]]" = {
     Mnemonic.RDRAND: _rdrand,
     Mnemonic.RDSEED: _rdrand,
@@ -248,9 +209,12 @@ _OPERATIONS: "dict[int, Callable[[Processor, Instruction], None]]" = {
     Mnemonic.SYSRET: system_calls.sysret,
     Mnemonic.SYSRETQ: system_calls.sysret,
     Mnemonic.SYSENTER: system_calls.sysenter,
-    Mnemonic.INSB: _ins,
-    Mnemonic.INSW: _ins,
-    Mnemonic.INSD: _ins,
+    Mnemonic.INSB: string_io.ins,
+    Mnemonic.INSW: string_io.ins,
+    Mnemonic.INSD: string_io.ins,
+    Mnemonic.OUTSB: string_io.outs,
+    Mnemonic.OUTSW: string_io.outs,
+    Mnemonic.OUTSD: string_io.outs,
 }
 
 HANDLERS: "dict[int, Callable[[Processor], None]]" = {int(Trap.SPECIAL): on_special}
