@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from iced_x86 import Decoder
+
 from turducken.cpu.engine import Engine, Segment, SegmentIndex
 from turducken.memory import PhysicalMemory
 
@@ -24,6 +26,7 @@ class Host:
     closed_ports: bool = False
     error: BaseException | None = None
     on_mmio: Callable[[], None] | None = None
+    read: Callable[[int, int], bytes] = lambda _address, size: b"\x90" * size
 
     def fill(self, page: int, kind: int) -> int | None:
         if self.error is not None:
@@ -33,6 +36,9 @@ class Host:
 
     def is_special(self, address: int, size: int) -> bool:
         return any(address <= one < address + size for one in self.special)
+
+    def starts_of(self, address: int, size: int) -> list[int]:
+        return [one.ip for one in Decoder(64, self.read(address, size), ip=address)]
 
     def port_in(self, port: int, size: int) -> int | None:
         self.ports.append(("in", port, size, 0))
@@ -61,6 +67,7 @@ class EngineRig:
         self.memory = PhysicalMemory(0x40_0000)
         self.host = Host()
         self.engine = Engine(self.memory, self.host, native=native)
+        self.host.read = self.memory.read
         self.state = state = self.engine.state
         self.put(CODE, code)
         state.cr0 = 0x8000_0011 if bits == 64 else 0x11

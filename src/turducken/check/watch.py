@@ -238,6 +238,7 @@ class WatchedHost:
         self._inner = inner
         self._watch = watch
         self.is_special = inner.is_special
+        self.starts_of = inner.starts_of
         self.port_in = inner.port_in
         self.port_out = inner.port_out
 

@@ -14,6 +14,7 @@ from turducken.cpu.engine import SegmentIndex, Trap
 from turducken.cpu.engine.grants import LARGE_SHIFT
 from turducken.cpu.events import Event, exception
 from turducken.cpu.guest_controls import Primary
+from turducken.cpu.last_block import starts_of, undo_branch
 from turducken.cpu.special import BlockScanner
 from turducken.mmu.faults import ApicAccess, EptMisconfiguration, EptViolation, Fault, PageFault
 from turducken.mmu.mmu import Access
@@ -106,6 +107,10 @@ class Accesses:
         code = self._p.linear.fetch(address, size, user=self._p.state.cpl == 3)
         return isinstance(code, bytes) and self.scanner.has_special(code, code_bits(self._p.state))
 
+    def starts_of(self, address: int, size: int) -> list[int]:
+        """Return the linear addresses of the instructions of a block."""
+        return starts_of(self._p, address, size)
+
     def port_in(self, port: int, size: int) -> int | None:
         """Return what IN reads, or None where the instruction faults or exits."""
         if self.port_is_refused(port, size):
@@ -162,8 +167,11 @@ def on_fault(p: "Processor") -> None:
     accesses, is_fetch = p.accesses, p.engine.fault_kind == FETCH
     if not is_fetch and _is_refused_output(p):
         p.handlers[Trap.IO](p)
+    elif accesses.fault is None and is_fetch:
+        undo_branch(p)
+        p.raise_exception(Vector.GP, 0)
     elif accesses.fault is None:
-        in_stack = not is_fetch and uses_stack(p.peek(), p.state)
+        in_stack = uses_stack(p.peek(), p.state)
         p.raise_exception(Vector.SS if in_stack else Vector.GP, 0)
     elif is_fetch and _is_ahead(p):
         # The engine reads a whole block of code before it executes any of it.

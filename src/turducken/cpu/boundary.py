@@ -148,10 +148,9 @@ def _attend_nmi(p: "Processor", *, blocked: bool) -> bool:
         event = Event(EventKind.NMI, Vector.NMI)
         vm_exit.exit_for_event(p, event, None)
         return True
-    if p.nmi_blocked:
+    if p.nmi_blocked or p.activity is Activity.SHUTDOWN:
         return False
     p.pending.nmi = False
-    p.activity = Activity.ACTIVE
     p.nmi_blocked = True  # also for an exit that the delivery may cause
     p.raise_event(Event(EventKind.NMI, Vector.NMI))
     return True

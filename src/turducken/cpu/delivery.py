@@ -111,7 +111,7 @@ def target_code(
     return found
 
 
-def _saved_flags(state: State, event: Event) -> int:
+def saved_flags(state: State, event: Event) -> int:
     """Return the RFLAGS image: RF is set for faults, so that the instruction can be restarted.
 
     SDM 3B, "Instruction-Breakpoint Exception Condition": a software interrupt pushes it clear.
@@ -159,7 +159,7 @@ def _deliver_long(state: State, memory: LinearMemory, event: Event) -> Failure |
     words = [
         return_address(state, event),
         code.selector,
-        _saved_flags(state, event),
+        saved_flags(state, event),
         state.gpr[4],
         old_stack.selector,
     ]
@@ -261,7 +261,7 @@ def _deliver_protected(state: State, memory: LinearMemory, event: Event) -> Fail
 def _protected_frame(state: State, event: Event, *, switched: bool, was_vm: bool) -> list[int]:
     """Return the words to push, the last pushed (lowest address) first."""
     code = state.segment(SegmentIndex.CS)
-    words = [return_address(state, event), code.selector, _saved_flags(state, event)]
+    words = [return_address(state, event), code.selector, saved_flags(state, event)]
     if event.error_code is not None:
         words.insert(0, event.error_code)
     if switched:

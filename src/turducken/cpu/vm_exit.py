@@ -2,8 +2,8 @@
 
 from typing import TYPE_CHECKING
 
-from turducken.arch.exceptions import HAS_ERROR_CODE, Vector
-from turducken.arch.registers import CR0, CR4, EFER
+from turducken.arch.exceptions import Vector
+from turducken.arch.registers import CR0, CR4, EFER, RFLAGS
 from turducken.cpu.control_registers import are_pdptes_valid, is_pae_paging, sync_mmu
 from turducken.cpu.diagnosing import tell_misconfiguration
 from turducken.cpu.engine.state import MSR_WORDS
@@ -12,6 +12,7 @@ from turducken.cpu.guest_controls import Exit, PinBased, Secondary
 from turducken.cpu.guest_image import save_registers
 from turducken.cpu.host_image import load_host_registers
 from turducken.cpu.msr_lists import load_msrs, store_msrs
+from turducken.cpu.saved_flags import INSTRUCTION_EXITS, flags_at_exit
 from turducken.cpu.surroundings import Activity
 from turducken.cpu.vmx_operations import update_field_access, update_intercepts, vmx_abort
 from turducken.mmu.faults import ApicAccess, EptMisconfiguration, EptViolation, Fault, PmlFull
@@ -32,6 +33,7 @@ _CR0_KEPT = CR0.mask("ET", "NW", "CD")
 _PAE, _PCIDE = CR4.mask("PAE"), CR4.mask("PCIDE")
 _LMA, _LME = EFER.mask("LMA"), EFER.mask("LME")
 _VECTORING_VALID = 1 << 31
+_RF = RFLAGS.mask("RF")
 
 PDPTE_SLOTS = tuple(getattr(f, f"GUEST_PDPTE{n}").slot for n in range(4))
 
@@ -42,9 +44,12 @@ def exit_to_host(
     qualification: int = 0,
     *,
     length: int | None = None,
+    event: Event | None = None,
     during: Event | None = None,
 ) -> None:
     """Cause a VM exit. ``length`` is the instruction's, ``during`` the event being delivered.
+
+    ``event`` is the one that causes the exit itself.
 
     Fields that other reasons record (addresses, instruction information) have been written before.
     """
@@ -60,6 +65,8 @@ def exit_to_host(
     count[reason] = count.get(reason, 0) + 1
     if p.on_event is not None:
         p.on_event("vm-exit", p, (reason, qualification))
+    if reason not in INSTRUCTION_EXITS or p.state.rflags & _RF:
+        p.state.rflags = flags_at_exit(p, reason, event, during)
     save_guest(p, vmcs)
     leave_guest(p, vmcs)
 
@@ -92,10 +99,10 @@ def exit_for_event(p: "Processor", event: Event, during: Event | None) -> None:
     """
     vmcs = current_vmcs(p)
     information = event.information
-    if event.error_code is not None:
+    if event.error_code is not None and p.state.cr0 & _PE:
         vmcs.write(f.EXIT_INTERRUPTION_ERROR_CODE, event.error_code)
-    elif not p.state.cr0 & _PE and event.vector in HAS_ERROR_CODE:
-        information &= ~(1 << 11)
+    else:
+        information &= ~(1 << 11)  # there are no error codes in real-address mode
     if p.unblocking_iret == p.state.rip and during is None and event.vector != Vector.DF:
         information |= NMI_UNBLOCKING
     vmcs.write(f.EXIT_INTERRUPTION_INFORMATION, information)
@@ -103,7 +110,7 @@ def exit_for_event(p: "Processor", event: Event, during: Event | None) -> None:
         vmcs.write(f.EXIT_INSTRUCTION_LENGTH, event.length)
     is_hardware = event.kind is EventKind.HARDWARE
     qualification = event.payload if is_hardware and event.vector in (Vector.PF, Vector.DB) else 0
-    exit_to_host(p, ExitReason.EXCEPTION_OR_NMI, qualification, during=during)
+    exit_to_host(p, ExitReason.EXCEPTION_OR_NMI, qualification, event=event, during=during)
 
 
 def exit_for_interrupt(p: "Processor", vector: int | None = None) -> None:
@@ -125,19 +132,16 @@ def exit_for_translation(p: "Processor", fault: Fault, during: Event | None) -> 
     """Cause the VM exit of an EPT violation, EPT misconfiguration or full modification log."""
     vmcs = current_vmcs(p)
     length = p.instruction_length() if during is None else None
+    unblocking = NMI_UNBLOCKING if p.unblocking_iret == p.state.rip and during is None else 0
     if isinstance(fault, PmlFull):
-        unblocked = p.unblocking_iret == p.state.rip and during is None
-        qualification = NMI_UNBLOCKING if unblocked else 0
-        exit_to_host(p, ExitReason.PML_FULL, qualification, during=during)
+        exit_to_host(p, ExitReason.PML_FULL, unblocking, during=during)
         return
     assert isinstance(fault, EptViolation | EptMisconfiguration)
     vmcs.write(f.GUEST_PHYSICAL_ADDRESS, fault.gpa)
     if fault.address is not None:
         vmcs.write(f.GUEST_LINEAR_ADDRESS, fault.address)
     if isinstance(fault, EptViolation):
-        qualification = fault.qualification
-        if p.unblocking_iret == p.state.rip and during is None:
-            qualification |= NMI_UNBLOCKING
+        qualification = fault.qualification | unblocking
         if during is None and _becomes_exception(p, vmcs, fault, qualification):
             return
         exit_to_host(p, ExitReason.EPT_VIOLATION, qualification, length=length, during=during)

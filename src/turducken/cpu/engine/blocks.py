@@ -13,7 +13,7 @@ from turducken.cpu.engine.hot import HOT
 from turducken.native import U64, Record
 
 SLOTS = 1 << 16
-_KEY_SHIFT = 48
+SIZE_SHIFT = 48
 
 
 class Block(Record):
@@ -32,7 +32,7 @@ class BlockTable(Record):
 @HOT.compiled
 def key_of_block(address: U64, size: U64) -> U64:
     """Return what a block is known by."""
-    return address ^ size << _KEY_SHIFT
+    return address ^ size << SIZE_SHIFT
 
 
 @HOT.compiled

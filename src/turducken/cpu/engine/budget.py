@@ -11,17 +11,23 @@ from collections.abc import Callable
 from typing import Annotated
 
 from turducken.cpu.engine import library
-from turducken.cpu.engine.blocks import BlockTable, block_at, key_of_block
+from turducken.cpu.engine.blocks import SIZE_SHIFT, BlockTable, block_at, key_of_block
 from turducken.cpu.engine.hot import HOT
 from turducken.cpu.engine.registers import Registers
 from turducken.native import I64, U32, U64, Record, Ref
 
+_ALL = (1 << 64) - 1
+
 
 class BudgetData(Record):
-    """What `count_block` works on. ``left`` is negative when the last block overdrew it."""
+    """What `count_block` works on. ``left`` is negative when the last block overdrew it.
+
+    ``last`` is the linear address of the block that was begun last.
+    """
 
     left: I64
     watched: U64
+    last: U64
     registers: Ref[Registers]
     stop: Annotated[Callable[[int], int], library.STOP]
     new_block: Annotated[Callable[[int, int, int, int], None], library.BLOCK_HOOK]
@@ -34,6 +40,7 @@ def count_block(engine: U64, address: U64, size: U32, data: BudgetData) -> None:
     if data.left < 0 or (data.watched and data.registers.eflags & data.watched):
         data.stop(engine)
         return
+    data.last = address
     block = block_at(data.table, address)
     if block.key == key_of_block(address, size):
         data.left -= block.instructions
@@ -48,7 +55,7 @@ class Budget:
     small table has forgotten it, or the engine has translated it anew) and returns the number of
     instructions in it, or None if it has stopped the engine before a block that must be seen every
     time; and whether the number may be remembered. ``hook`` is for the engine to call at each
-    block, with ``data``.
+    block, with ``data``. ``last`` holds the linear address of the block that was begun last.
     """
 
     def __init__(
@@ -65,6 +72,7 @@ class Budget:
         self._on_new_block = on_new_block
         self.hook = HOT.hook(count_block, native=native)
         self.data = self.words.address
+        self.last = ctypes.c_uint64.from_address(self.data + BudgetData.members["last"].offset)
         self._left = ctypes.c_int64.from_address(self.data + BudgetData.members["left"].offset)
 
     @property
@@ -75,6 +83,11 @@ class Budget:
     @left.setter
     def left(self, value: int) -> None:
         self._left.value = value
+
+    def size_of(self, address: int) -> int:
+        """Return the size of a block that is remembered, 0 for another."""
+        difference = block_at(self.words.table, address).key ^ address & _ALL
+        return 0 if difference & (1 << SIZE_SHIFT) - 1 else difference >> SIZE_SHIFT
 
     def watch(self, flags: int) -> None:
         """Stop before a block where one of these bits of RFLAGS is set; 0 for none."""

@@ -15,7 +15,7 @@ from turducken.cpu.engine.field_access import FieldAccess
 from turducken.cpu.engine.grants import EXECUTE, LARGE_SHIFT, Answer, Grants
 from turducken.cpu.engine.guestmode import enter_guest_mode
 from turducken.cpu.engine.selfcheck import check_layout
-from turducken.cpu.engine.state import RIP, Checkpoint, State
+from turducken.cpu.engine.state import CS_BASE, RIP, Checkpoint, State
 from turducken.cpu.engine.traps import Traps
 from turducken.memory import PhysicalMemory
 
@@ -78,6 +78,9 @@ class EngineHost(Protocol):
     def is_special(self, address: int, size: int) -> bool:
         """Tell whether a block of code has an instruction that the engine must not execute."""
 
+    def starts_of(self, address: int, size: int) -> list[int]:
+        """Return the linear addresses of the instructions of a block."""
+
     def port_in(self, port: int, size: int) -> int | None:
         """Return what IN reads, or None to stop before the instruction."""
 
@@ -119,6 +122,7 @@ class Engine:
         self.is_code_stale = False
         self.code = TranslatedCode(self._handle)
         self._blocks = Blocks()
+        self._rests: dict[int, dict[int, int]] = {}
         self._running_budget = 0
         self._is_stepping = False
         self._map_memory()
@@ -197,8 +201,29 @@ class Engine:
         trap = self._run()
         left = limit.left  # read first: a signal's handler may call `request_stop` just before
         self.executed += self._running_budget - left
+        if trap and trap != Trap.SPECIAL:
+            self.executed -= self._not_begun()
         self._running_budget = left
         return trap
+
+    def _not_begun(self) -> int:
+        """Return how many instructions of the last block are behind the one that trapped."""
+        begin, rip = self._budget.last.value, self.state.words[RIP]
+        known = self._rests.get(begin)
+        rest = None if known is None else known.get(rip)
+        if rest is None:
+            known = self._rests.setdefault(begin, {})
+            linear = rip + self.state.words[CS_BASE]
+            if not self.state.is_64bit:
+                linear &= 0xFFFF_FFFF
+            starts = self._host.starts_of(begin, self._budget.size_of(begin))
+            rest = known[rip] = len(starts) - starts.index(linear) - 1 if linear in starts else 0
+        return rest
+
+    @property
+    def last_block(self) -> int:
+        """The linear address of the block that was begun last."""
+        return self._budget.last.value
 
     def step(self) -> int:
         """Run one instruction (one iteration of a repeated one); return as `run` does.
@@ -282,6 +307,7 @@ class Engine:
         self.flush_tlb()
         self._budget.forget_blocks()
         self._blocks.forget()
+        self._rests.clear()
         self.code.forget()
 
     def _stop(self, trap: int) -> None:
@@ -452,6 +478,7 @@ class Engine:
         if not self._is_entering:
             found = block[0]
             self._budget.forget_block(found.pc, found.size)
+            self._rests.pop(found.pc, None)
             self._watch_code(found.pc, found.size)
 
     def _watch_code(self, address: int, size: int) -> int | None:

@@ -2,13 +2,16 @@
 
 from typing import TYPE_CHECKING
 
+from iced_x86 import Mnemonic
+
 from turducken.arch.exceptions import HAS_ERROR_CODE, Vector
 from turducken.arch.registers import CR4
 from turducken.cpu import branch_stepping, virtual_interrupt_flag
 from turducken.cpu.decoder import Code
-from turducken.cpu.engine import SegmentIndex, Trap
+from turducken.cpu.engine import Trap
 from turducken.cpu.events import Event, EventKind, exception
 from turducken.cpu.intercepts import control, system, system_calls, vmx
+from turducken.cpu.last_block import last_branch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -93,21 +96,15 @@ def on_undefined(p: "Processor") -> None:
 def on_software_interrupt(p: "Processor", vector: int) -> None:
     """INT n, INT3 or INTO: the engine stands behind the instruction."""
     state = p.state
+    instruction = last_branch(p)
     length, kind = 2, EventKind.SOFTWARE_INTERRUPT
-    if vector in (Vector.BP, Vector.OF):
-        opcode = 0xCC if vector == Vector.BP else 0xCE
-        before = p.linear.read(_linear_rip(p) - 1, 1, user=state.cpl == 3, ac=True)
-        if before == bytes([opcode]):
-            length, kind = 1, EventKind.SOFTWARE_EXCEPTION
+    if instruction is not None:
+        length = instruction.len
+        if instruction.mnemonic in (Mnemonic.INT3, Mnemonic.INTO):
+            kind = EventKind.SOFTWARE_EXCEPTION
     # It may have wrapped.
     state.rip = (state.rip - length) & (_ALL if state.is_64bit else 0xFFFF_FFFF)
     p.raise_event(Event(kind, vector, None, length))
-
-
-def _linear_rip(p: "Processor") -> int:
-    state = p.state
-    base = 0 if state.is_64bit else state.segment_base(SegmentIndex.CS)
-    return base + state.rip
 
 
 def on_icebp(p: "Processor") -> None:

@@ -54,6 +54,7 @@ def on_special(p: "Processor") -> None:
         return
     operation = _OPERATIONS.get(instruction.mnemonic)
     if operation is not None:
+        p.engine.executed += 1
         operation(p, instruction)
         return
     if is_vector(instruction) or p.accesses.scanner.absent.has(instruction):
@@ -61,6 +62,7 @@ def on_special(p: "Processor") -> None:
         return
     transfer = _transfer(instruction)
     if transfer is not None:
+        p.engine.executed += 1
         refusal = transfer(p, instruction)
         if refusal is not None:
             p.refuse(refusal)

@@ -32,7 +32,6 @@ _PCIDE = CR4.mask("PCIDE")
 _PE = CR0.mask("PE")
 _VM, _IF, _NT = RFLAGS.mask("VM"), RFLAGS.mask("IF"), RFLAGS.mask("NT")
 _RAX, _RCX, _RDX, _RBX = 0, 1, 2, 3
-_PAUSE_LENGTH = 2
 
 PAUSE_NANOSECONDS = 1000
 """What PAUSE takes: who waits for time to pass need not execute many of them."""
@@ -53,12 +52,12 @@ def _needs_ring0(p: "Processor") -> bool:
 def on_cpuid(p: "Processor") -> None:
     """CPUID: always a VM exit in non-root operation."""
     if p.guest is not None:
-        vm_exit.exit_to_host(p, ExitReason.CPUID, length=2)
+        vm_exit.exit_to_host(p, ExitReason.CPUID, length=p.instruction_length())
         return
     gpr = p.state.gpr
     eax, ebx, ecx, edx = p.cpuid_leaf(gpr[_RAX] & _LOW, gpr[_RCX] & _LOW)
     gpr[_RAX], gpr[_RBX], gpr[_RCX], gpr[_RDX] = eax, ebx, ecx, edx
-    p.advance(2)
+    p.advance(p.instruction_length())
 
 
 def on_msr(p: "Processor") -> None:
@@ -185,7 +184,7 @@ def on_pause(p: "Processor") -> None:
             _exit(p, ExitReason.PAUSE)
             return
     p.platform.spend(p.index, PAUSE_NANOSECONDS)
-    p.advance(_PAUSE_LENGTH)
+    p.advance(p.instruction_length())
     p.yielded = True
 
 
