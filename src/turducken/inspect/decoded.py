@@ -18,10 +18,15 @@ def decoded_view(one: Decoded) -> RenderableType:
         style = "bold" if each.value else "dim"
         view.add_row(bits, Text(each.name, style), Text(each.text, style), each.doc)
     parts: list[RenderableType] = [Text(f"{one.value:#x} as {one.layout}", "bold"), view]
+    parts += [Text(note, _style(note)) for note in one.notes]
     if one.reserved:
         places = ", ".join(str(bit) for bit in range(64) if one.reserved >> bit & 1)
         parts.append(Text(f"reserved bits set: {places}", "bold red"))
     return Group(*parts)
+
+
+def _style(note: str) -> str:
+    return "bold red" if note.startswith(("misconfigured:", "VM entry refuses")) else "bold"
 
 
 def _table() -> Table:
@@ -49,5 +54,6 @@ def decoded_record(one: Decoded) -> dict[str, Any]:
             }
             for each in one.fields
         ],
+        "notes": list(one.notes),
         "reserved_bits_set": [bit for bit in range(64) if one.reserved >> bit & 1],
     }
