@@ -17,8 +17,9 @@ int program(int count, char **arguments, char **environment)
 {
     (void)environment;
     unsigned run = 0, failed = 0;
+    count_processors();
     move_to(0);
-    print("TAP version 13\n");
+    print("TAP version 13\n# %u processors\n", processor_count());
     for (unsigned i = 0; i < CASE_COUNT; i++) {
         if (!is_wanted(CASES[i].name, count - 1, arguments + 1))
             continue;

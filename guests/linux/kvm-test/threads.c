@@ -8,15 +8,17 @@ enum {
     SYS_sched_getaffinity = 204,
 };
 
-unsigned processor_count(void)
+static unsigned processors;
+
+void count_processors(void)
 {
     u64 mask[16] = { 0 };
     syscall3(SYS_sched_getaffinity, 0, sizeof mask, mask);
-    unsigned count = 0;
     for (unsigned i = 0; i < 64 * ARRAY_LEN(mask); i++)
-        count += mask[i / 64] >> i % 64 & 1;
-    return count ? count : 1;
+        processors += mask[i / 64] >> i % 64 & 1;
 }
+
+unsigned processor_count(void) { return processors ? processors : 1; }
 
 void move_to(unsigned processor)
 {

@@ -9,7 +9,8 @@ struct thread {
     void *stack;
 };
 
-/* How many processors there are. */
+/* Count the processors, while the program may still run on all of them; then how many there are. */
+void count_processors(void);
 unsigned processor_count(void);
 
 /* Run on one processor from now on. */
