@@ -5,7 +5,7 @@
 #include "lib/program.h"
 #include "lib/string.h"
 
-enum { MADV_DONTNEED = 4, SYS_madvise = 28, DIRTY_WORDS = MEMORY_SIZE / 4096 / 64 };
+enum { MADV_DONTNEED = 4, DIRTY_WORDS = MEMORY_SIZE / 4096 / 64 };
 
 static struct vm vm;
 static struct vcpu vcpus[2];

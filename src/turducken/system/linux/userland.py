@@ -26,7 +26,7 @@ from turducken.system.linux.kernel_module import KernelModule
 SHARE = "share"
 """Where a shared folder appears, below the root."""
 _OWN = "turducken"
-SHIPPED = ("kvm-test",)
+SHIPPED = ("kvm-test", "pal-demo-32", "pal-demo-64")
 """Programs for Linux that come with the package."""
 _PROGRAMS = Path(str(resources.files("turducken"))) / "images" / "linux"
 
