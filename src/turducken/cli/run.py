@@ -7,7 +7,15 @@ from typing import IO, TYPE_CHECKING, Annotated
 
 import typer
 
-from turducken.cli import choices, linux_options, pc_options, reporting, stopping, tracing
+from turducken.cli import (
+    choices,
+    debugging,
+    linux_options,
+    pc_options,
+    reporting,
+    stopping,
+    tracing,
+)
 from turducken.cli.ending import check_timeout, ended_from_outside
 from turducken.cli.errors import InputError
 from turducken.cli.output import STDOUT, output_file
@@ -124,6 +132,9 @@ def run(
     cdrom: pc_options.Cdroms = [],  # noqa: B006 - Typer copies it
     firmware_log: pc_options.FirmwareLog = None,
     serial: pc_options.SerialPorts = [],  # noqa: B006 - Typer copies it
+    gdb: debugging.Gdb = None,
+    gdb_no_wait: debugging.NoWait = False,
+    gdb_arch: debugging.Arch = debugging.Architecture.AUTO,
 ) -> int:
     """Run an image on the machine."""
     chosen = choices.SystemChoices(
@@ -168,7 +179,16 @@ def run(
         findings = None if sanitize is None else _sanitized(system)
         if console_file is not None:
             system.console.on_byte = pc_options.byte_writer(console_file)
-        with ended_from_outside(system, timeout):
+        with (
+            ended_from_outside(system, timeout),
+            debugging.debugged(
+                system,
+                gdb,
+                waits=not gdb_no_wait,
+                architecture=gdb_arch,
+                tell=_tell_stderr,
+            ),
+        ):
             result = _run(system, stops, findings, explain if is_shown else None)
         if tracer is not None:
             tracer.finish()
@@ -184,6 +204,10 @@ def run(
             _tell_last(tracer)
         is_wrong = findings is not None and sanitize == "strict" and findings.has_failed
         return result.exit_status or int(is_wrong)
+
+
+def _tell_stderr(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def _sanitized(system: System) -> "Findings":

@@ -44,6 +44,8 @@ class Accesses:
         self.scanner = BlockScanner(AbsentInstructions(processor.profile.features))
         self.fault: Fault | None = None
         self.io_refused: Event | None = None
+        self.is_guarded = False
+        """The access that was refused last is a debugger's business, and no fault."""
         self.virtual_apic: StandIn | None = None
         self.code_watch: Callable[[int, int, int], None] | None = None
         self.watches_stores = True
@@ -52,6 +54,9 @@ class Accesses:
     def fill(self, page: int, kind: int) -> int | None:
         """Translate the linear ``page`` for the engine; on a fault, remember it."""
         p = self._p
+        if p.debugger is not None and kind != FETCH and p.debugger.guards(p.index, page):
+            self.is_guarded = True
+            return None
         state, mmu = p.state, p.mmu
         if page > mmu.address_mask >> 1 and state.is_64bit and not state.is_canonical(page):
             self.fault = None
@@ -81,6 +86,8 @@ class Accesses:
         """Let the engine use a large page's translation for all of its data, if nobody minds."""
         if self.implicit or not self._p.mmu.answers_for_whole_pages:
             return
+        if self._p.debugger is not None and self._p.debugger.guards_any:
+            return
         if kind == READ or not self.watches_stores:
             self._p.engine.grant_large(page, place, kind)
 
@@ -104,8 +111,11 @@ class Accesses:
 
     def is_special(self, address: int, size: int) -> bool:
         """Tell whether a block of code has an instruction that only we can execute."""
-        code = self._p.linear.fetch(address, size, user=self._p.state.cpl == 3)
-        return isinstance(code, bytes) and self.scanner.has_special(code, code_bits(self._p.state))
+        p = self._p
+        if p.debugger is not None and p.debugger.covers(p.index, address, size):
+            return True
+        code = p.linear.fetch(address, size, user=p.state.cpl == 3)
+        return isinstance(code, bytes) and self.scanner.has_special(code, code_bits(p.state))
 
     def starts_of(self, address: int, size: int) -> list[int]:
         """Return the linear addresses of the instructions of a block."""

@@ -39,7 +39,14 @@ from turducken.cpu.guest_image import GuestImage, Saved
 from turducken.cpu.host_image import HostImage
 from turducken.cpu.linear import LinearMemory
 from turducken.cpu.msrs import MsrFile
-from turducken.cpu.surroundings import Activity, LocalApicPort, MtrrPort, NoApic, Platform
+from turducken.cpu.surroundings import (
+    Activity,
+    DebuggerPort,
+    LocalApicPort,
+    MtrrPort,
+    NoApic,
+    Platform,
+)
 from turducken.cpu.transfers import tasks
 from turducken.cpu.triple_fault import Chain
 from turducken.cpu.vmx_operations import field_table, update_intercepts
@@ -305,12 +312,15 @@ class Processor:
     is_exact = False
     """Run exactly as many instructions as the budget says: the last ones go one by one."""
 
+    debugger: DebuggerPort | None = None
+
     def _run_code(self, budget: int) -> None:
+        alone = self.debugger is not None and self.debugger.before_code(self.index)
         guest = self.guest
         self.statistics.traps += 1
         if self.is_exact:
             budget -= LONGEST_BLOCK
-        if budget < 0:
+        if budget < 0 or alone:
             trap: int = Trap.SPECIAL
         elif guest is not None and guest.primary & Primary.MONITOR_TRAP_FLAG:
             # A single instruction, whoever executes it; a VM exit cancels the trap.
@@ -323,9 +333,21 @@ class Processor:
                 trap = Trap.SPECIAL
             else:
                 trap = self.engine.run(self._slice(budget), self.awaited_flags | watched | branches)
+                if self.debugger is not None:
+                    trap = self._debugged(trap)
         self.policy.stopped(self.tlb)
         if trap:
             self.handlers[trap](self)
+
+    def _debugged(self, trap: int) -> int:
+        """Ask the debugger before an instruction that runs alone; return the trap to handle."""
+        assert self.debugger is not None
+        if self.accesses.is_guarded:
+            self.accesses.is_guarded = False
+            trap = Trap.SPECIAL
+        if trap == Trap.SPECIAL:
+            self.debugger.before_alone(self.index)
+        return trap
 
     def _slice(self, budget: int) -> int:
         """Shorten a run so that it stops where something may become due."""

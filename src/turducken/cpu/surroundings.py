@@ -36,6 +36,29 @@ class Platform(Protocol):
         """How far the time-stamp counter advances with each instruction."""
 
 
+class DebuggerPort(Protocol):
+    """Somebody who watches a processor between two instructions."""
+
+    def before_code(self, processor: int) -> bool:
+        """Learn that code is about to run, and take as long as is wanted.
+
+        True: run one instruction, then ask again.
+        """
+
+    def before_alone(self, processor: int) -> None:
+        """Learn that one instruction is about to run alone, whatever the reason."""
+
+    def covers(self, processor: int, address: int, size: int) -> bool:
+        """Tell whether a block of code, at a linear address, must run one instruction at a time."""
+
+    def guards(self, processor: int, page: int) -> bool:
+        """Tell whether an access to the linear page must make its instruction run alone."""
+
+    @property
+    def guards_any(self) -> bool:
+        """Some page is guarded."""
+
+
 class LocalApicPort(Protocol):
     """The processor's local APIC, as the processor uses it."""
 

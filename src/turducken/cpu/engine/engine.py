@@ -17,6 +17,7 @@ from turducken.cpu.engine.guestmode import enter_guest_mode
 from turducken.cpu.engine.selfcheck import check_layout
 from turducken.cpu.engine.state import CS_BASE, RIP, Checkpoint, State
 from turducken.cpu.engine.traps import Traps
+from turducken.cpu.engine.vectors import Vectors
 from turducken.memory import PhysicalMemory
 
 _DEVICE_WINDOW = 1 << 46
@@ -127,6 +128,7 @@ class Engine:
         self._is_stepping = False
         self._map_memory()
         self.state = State(self._handle)
+        self.vectors = Vectors(self._handle)
         self._budget = Budget(self.state.address, self._new_block, native=native)
         self._checkpoint = Checkpoint(self._handle)
         self.grants = Grants(self.state, library.FILL_HOOK(self._on_fill), native=native)
