@@ -12,7 +12,8 @@ from turducken.machine.boot import ImageError
 from turducken.machine.firmware.rom import find_rom, make_rom
 from turducken.machine.machine import Outcome
 from turducken.storage import parse_disk
-from turducken.system import Mode, Stops, System, SystemOptions, shipped_images
+from turducken.system import Mode, Stops, System, SystemOptions, find_image, shipped_images
+from turducken.system.images import shipped_applications
 
 LIMIT = 3_000_000_000
 
@@ -97,6 +98,24 @@ def test_ovmf_reaches_its_shell(mode):
     result = started("ovmf", mode, "Shell>")
     assert result.outcome is Outcome.UNTIL
     assert "UEFI Interactive Shell" in result.console
+
+
+@needs_ovmf
+@pytest.mark.parametrize("mode", [Mode.BARE, Mode.NESTED])
+def test_a_uefi_application_enters_vmx_operation_and_ends_the_run(mode):
+    result = System(SystemOptions(find_image("uefi-vmx"), mode)).run(Stops(max_instructions=LIMIT))
+    assert (result.outcome, result.code) == (Outcome.GUEST_EXIT, 0)
+    assert "uefi-vmx: a guest ran in VMX operation" in result.console
+
+
+@needs_ovmf
+def test_what_firmware_cannot_load_fails(tmp_path):
+    application = bytearray(shipped_applications()["uefi-vmx"].read_bytes())
+    application[0x400:] = bytes(len(application) - 0x400)
+    path = tmp_path / "broken.efi"
+    path.write_bytes(application)
+    result = System(SystemOptions(find_image(str(path)))).run(Stops(max_instructions=LIMIT))
+    assert (result.outcome, result.exit_status) == (Outcome.GUEST_EXIT, 1)
 
 
 @pytest.mark.parametrize("size", [0, 100, 65536 + 512, (16 << 20) + 4096])
