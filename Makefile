@@ -58,6 +58,7 @@ systems: setup
 images:
 	$(MAKE) -C guests install
 	$(MAKE) -C guests/bench install
+	$(MAKE) -C guests/first install
 	$(MAKE) -C guests/mistakes install
 	$(MAKE) -C guests/zoo install
 	$(MAKE) -C guests/pal-demo install
@@ -68,6 +69,7 @@ images:
 check-images:
 	$(MAKE) -C guests check
 	$(MAKE) -C guests/bench check
+	$(MAKE) -C guests/first check
 	$(MAKE) -C guests/mistakes check
 	$(MAKE) -C guests/zoo check
 	$(MAKE) -C guests/pal-demo check
