@@ -6,6 +6,7 @@
 #   make slow     the broad matrices that `make test` only samples
 #   make bench    how fast it is, as ratios in one run
 #   make systems  other people's systems: those that are installed, bare and nested
+#   make debian   fetch Debian's kernel, Xen and busybox into build/debian, without installing them
 #   make images   rebuild the guests from their sources (gcc and binutils of Debian 12)
 #   make bochs    run the guests on Bochs too and compare (bochs, xorriso, grub-pc-bin)
 PYTHON ?= python3
@@ -15,7 +16,7 @@ RUNS   := $(VENV)/.runs
 STAMP  := $(VENV)/.installed
 PYTEST := $(BIN)/pytest -n auto
 
-.PHONY: setup run test check lint slow bench systems images check-images bochs clean
+.PHONY: setup run test check lint slow bench systems debian images check-images bochs clean
 
 setup: $(STAMP)
 
@@ -53,7 +54,13 @@ bench: setup
 	$(BIN)/turducken bench
 
 systems: setup
-	$(BIN)/turducken systems --try
+	$(BIN)/turducken systems --try $(if $(wildcard build/debian),--root build/debian)
+
+debian:
+	mkdir -p build/debian
+	cd build/debian && apt-get download xen-hypervisor-4.17-amd64 busybox-static \
+		$$(apt-cache depends linux-image-cloud-amd64 | sed -n 's/.*Depends: //p')
+	cd build/debian && for package in *.deb; do dpkg -x $$package .; done
 
 images:
 	$(MAKE) -C guests install

@@ -12,6 +12,8 @@ def root(tmp_path):
     (tmp_path / "boot").mkdir()
     for name in ("xen-4.14-amd64.gz", "xen-4.17-amd64.gz", "vmlinuz-6.1.0-1-cloud-amd64"):
         (tmp_path / "boot" / name).touch()
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/busybox").touch()
     folder = tmp_path / "lib/modules/6.1.0-1-cloud-amd64/kernel/arch/x86/kvm"
     folder.mkdir(parents=True)
     (folder / "kvm-intel.ko").touch()

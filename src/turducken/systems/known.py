@@ -56,6 +56,7 @@ class KnownSystem:
 
 
 _LINUX_PACKAGES = "linux-image-cloud-amd64 busybox-static"
+_BUSYBOX = {"busybox": "bin/busybox"}
 _XEN = {"xen": "boot/xen-*.gz"}
 _XEN_PACKAGE = "xen-hypervisor-4.17-amd64"
 _XEN_LINE = "com1=115200 console=com1"
@@ -65,7 +66,8 @@ KNOWN = (
         "linux",
         "Debian's Linux, to a shell's command in its initrd",
         _LINUX_PACKAGES,
-        ("run", _KERNEL, "--memory", "512M", "--initrd", "busybox", "--run", "uname -a"),
+        ("run", _KERNEL, "--memory", "512M", "--initrd", "{busybox}", "--run", "uname -a"),
+        _BUSYBOX,
     ),
     KnownSystem(
         "kvm",
@@ -87,10 +89,10 @@ KNOWN = (
         f"{_XEN_PACKAGE} {_LINUX_PACKAGES}",
         (
             *("run", "{xen}", "--memory", "1G", "--cmdline", f"{_XEN_LINE} dom0_mem=512M"),
-            *("--module", "{kernel}:console=hvc0 cryptomgr.notests", "--initrd", "busybox"),
+            *("--module", "{kernel}:console=hvc0 cryptomgr.notests", "--initrd", "{busybox}"),
             *("--run", "cat /sys/hypervisor/type"),
         ),
-        _XEN,
+        {**_XEN, **_BUSYBOX},
         cpus=(1, 2),
     ),
 )
