@@ -13,10 +13,13 @@ from iced_x86 import Code, Decoder, EncodingKind, Instruction, Mnemonic, Registe
 from turducken.cpu.absent import AbsentInstructions, compile_suspects
 
 _SUSPECTS = (
-    rb"[\x6c-\x6f\xf1\x9a\xea\xc4\xc5\x62\xca\xcb\x17]"
-    rb"|\x0f(?:[\x05\x07\x08\x34\xb2]|\xc7[\xf0-\xff]|\x01[\xd0\xd1\xee\xef]|\xae[\xd0-\xdf])"
-    rb"|\x8e[\x10-\x17\x50-\x57\x90-\x97\xd0-\xd7]"
-    rb"|\xff[\x18-\x1f\x28-\x2f\x58-\x5f\x68-\x6f\x98-\x9f\xa8-\xaf]"
+    rb"[\x6c-\x6f\xf1\x9a\xea\xc4\xc5\x62\xca\xcb\x17]",
+    rb"\x0f[\x05\x07\x08\x34\xb2]",
+    rb"\x0f\xc7[\xf0-\xff]",
+    rb"\x0f\x01[\xd0\xd1\xee\xef]",
+    rb"\x0f\xae[\xd0-\xdf]",
+    rb"\x8e[\x10-\x17\x50-\x57\x90-\x97\xd0-\xd7]",
+    rb"\xff[\x18-\x1f\x28-\x2f\x58-\x5f\x68-\x6f\x98-\x9f\xa8-\xaf]",
 )
 
 SPECIAL = frozenset(
@@ -63,7 +66,7 @@ class BlockScanner:
 
     def __init__(self, absent: AbsentInstructions) -> None:
         self.absent = absent
-        self._suspects = compile_suspects(_SUSPECTS, absent.pattern)
+        self._suspects = compile_suspects((*_SUSPECTS, *absent.patterns))
 
     def has_special(self, code: bytes, bits: int) -> bool:
         """Tell whether a block of ``bits``-bit code has such an instruction.
