@@ -9,7 +9,7 @@ from turducken.vmx.profile import ProfileError, Setting, list_profiles, load_pro
 
 
 def test_shipped_profiles():
-    assert list_profiles() == ["default", "haswell", "minimal", "sandybridge", "skylake"]
+    assert list_profiles() == ["default", "haswell", "icelake", "minimal", "sandybridge", "skylake"]
     for name in list_profiles():
         assert load_profile(name).name == name
         assert load_profile(name).description

@@ -2,6 +2,7 @@
 #include "lib/string.h"
 #include "test/ept_cases.h"
 #include "test/test.h"
+#include "vmx/caps.h"
 #include "vmx/instructions.h"
 #include "vmx/pages.h"
 
@@ -128,5 +129,35 @@ TEST("ept", untouched, "ept-bad-entries-untouched", TEST_EPT)
     check_equal("read by L2", l2_reads(vm, VIOLATION_PAGE + sizeof(word)), 0x5005);
     row("until L2 touches one");
     start_access(vm, READ, VIOLATION_PAGE + PAGE_SIZE);
+    vm_expect(vm, REASON_EPT_MISCONFIG);
+}
+
+/* A fifth level above the table: its first entry is the old root. */
+TEST("ept", five_levels, "ept-five-levels", TEST_EPT)
+{
+    enum { ERROR_CONTROLS = 7 };
+    u64 *top = page_alloc();
+    u64 kept = vm->ept.eptp & ~EPT_ADDRESS & ~(u64)EPTP_WALK;
+    struct ept wide = { .root = vm->ept.root, .eptp = kept | EPTP_WALK_5 | physical(top) };
+    top[0] = physical(vm->ept.root) | EPT_RWX;
+    ept_map(&vm->ept, NOTE_PAGE, physical(access_page(0x57)), 1, EPT_RWX | EPT_WB);
+    vmwrite(VMCS_EPT_POINTER, wide.eptp);
+    if (!has_ept_cap(EPT_CAP_WALK_5)) {
+        vm_start(vm, access_page(0), 0);
+        check_equal("how the entry ends", vm_try_run(vm), VMX_FAIL_VALID);
+        check_equal("error", vmread(VMCS_INSTRUCTION_ERROR), ERROR_CONTROLS);
+        return;
+    }
+    row("mapped");
+    check_equal("read by L2", l2_reads(vm, NOTE_PAGE + sizeof(word)), 0x57);
+    row("the new root has no first entry any more");
+    ept_write(&top[0], 0);
+    ept_invalidate(&wide);
+    start_access(vm, READ, NOTE_PAGE);
+    vm_expect(vm, REASON_EPT_VIOLATION);
+    row("misconfigured");
+    ept_write(&top[0], physical(vm->ept.root) | EPT_RWX | EPT_LARGE);
+    ept_invalidate(&wide);
+    start_access(vm, READ, NOTE_PAGE);
     vm_expect(vm, REASON_EPT_MISCONFIG);
 }

@@ -261,7 +261,7 @@ static const struct {
     { "all VPIDs, bit 63", 2, { 0, { 0, 0, 0x8000 }, 0 } },
     { "all but globals, bit 63", 3, { 1, { 0, 0, 0x8000 }, 0 } },
 #ifdef __x86_64__
-    { "by address, not canonical", 0, { 1, { 0, 0, 0 }, 0x0001000000000000 } },
+    { "by address, not canonical", 0, { 1, { 0, 0, 0 }, 0x8000000000000000 } },
 #endif
 };
 

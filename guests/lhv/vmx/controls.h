@@ -91,6 +91,7 @@ enum {
 /* IA32_VMX_EPT_VPID_CAP */
 #define EPT_CAP_EXECUTE_ONLY BIT64(0)
 #define EPT_CAP_WALK_4 BIT64(6)
+#define EPT_CAP_WALK_5 BIT64(7)
 #define EPT_CAP_UC BIT64(8)
 #define EPT_CAP_WB BIT64(14)
 #define EPT_CAP_2M BIT64(16)

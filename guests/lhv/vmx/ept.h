@@ -23,7 +23,7 @@ enum memory_type { TYPE_UC = 0, TYPE_WC = 1, TYPE_WT = 4, TYPE_WP = 5, TYPE_WB =
 #define EPT_ADDRESS 0x000ffffffffff000ull
 
 /* Bits of the EPT pointer */
-enum { EPTP_WALK_4 = 3 << 3, EPTP_AD = BIT(6) };
+enum { EPTP_WALK = 7 << 3, EPTP_WALK_4 = 3 << 3, EPTP_WALK_5 = 4 << 3, EPTP_AD = BIT(6) };
 
 /* Bits of the exit qualification of an EPT violation */
 enum {

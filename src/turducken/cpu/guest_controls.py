@@ -133,8 +133,8 @@ def read_controls(
     ept = None
     if secondary & Secondary.ENABLE_EPT:
         mode_based = bool(secondary & Secondary.MODE_BASED_EXECUTE)
-        format_ = EPT.bind(replace(features, mode_based_execute=mode_based))
-        ept = EptSetup(format_, 0, False, advanced_ept).with_eptp(read(f.EPTP))
+        bound = EPT.bind(replace(features, mode_based_execute=mode_based))
+        ept = EptSetup(bound, 0, False, advanced_ept).with_eptp(read(f.EPTP))
     apic = secondary & Secondary.VIRTUALIZE_APIC_ACCESSES
     functions = secondary & Secondary.ENABLE_VM_FUNCTIONS
     return GuestControls(

@@ -108,6 +108,10 @@ _NOT_HONOURED = {
 }
 
 
+_REACHED = 48
+"""Physical-address bits that L0's tables, which have four levels, translate."""
+
+
 def offered_to_l1(capabilities: Capabilities, offer: Offer) -> Capabilities:
     """Return the capabilities that L1 is to see."""
     withheld = dict(_NOT_HONOURED)
@@ -119,4 +123,6 @@ def offered_to_l1(capabilities: Capabilities, offer: Offer) -> Capabilities:
         withheld["secondary"] |= Secondary.UNRESTRICTED_GUEST
     if not offer.accessed_dirty:
         withheld["ept_vpid"] |= EPT_VPID_CAP.mask("ACCESSED_DIRTY")
+    if capabilities.cpu.physical_address_bits > _REACHED:
+        withheld["ept_vpid"] |= EPT_VPID_CAP.mask("WALK_LENGTH_5")
     return restrict(capabilities, Limits(**{key: ~value for key, value in withheld.items()}))

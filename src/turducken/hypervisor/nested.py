@@ -43,7 +43,7 @@ from turducken.hypervisor.shadow.compose import EptView, Log12
 from turducken.hypervisor.shadow.policy import Root12
 from turducken.hypervisor.vmx_unit import CachedVmcs
 from turducken.paging import entries as e
-from turducken.paging.formats import Features
+from turducken.paging.formats import EPT_5LEVEL, Features, ept_format
 from turducken.vmx import vmcs_fields as f
 from turducken.vmx.checks import EntryChecker
 from turducken.vmx.checks.guest_state import LINK_RULES
@@ -173,7 +173,7 @@ class Nested:
         """Changes whenever translated addresses may have become wrong."""
         features = vcpu.ept_features12
         self._views = {
-            (ad, mode_based): EptView(
+            (ad, mode_based, five): EptView(
                 Features(
                     maxphyaddr=features.maxphyaddr,
                     pages_1gib=features.pages_1gib,
@@ -182,9 +182,11 @@ class Nested:
                     mode_based_execute=mode_based,
                 ),
                 accessed_dirty=ad,
+                has_five_levels=five,
             )
             for ad in (False, True)
             for mode_based in (False, True)
+            for five in (False, True)
         }
         self._launching = False
 
@@ -316,7 +318,9 @@ class Nested:
 
     def _root12(self, controls: Controls12, eptp12: int) -> Root12:
         mode_based = controls.has_secondary(Secondary.MODE_BASED_EXECUTE)
-        return Root12(eptp12, self._views[bool(eptp12 & e.EPTP_AD), mode_based])
+        has_five_levels = ept_format(eptp12) is EPT_5LEVEL
+        view = self._views[bool(eptp12 & e.EPTP_AD), mode_based, has_five_levels]
+        return Root12(eptp12, view)
 
     def switch_ept12(self, eptp12: int) -> None:
         """L2 has switched to another EPT12 by VMFUNC, and goes on."""

@@ -14,8 +14,7 @@ from turducken.arch.memory_types import PAT_RESET
 from turducken.inspect.errors import InspectError
 from turducken.memory import Memory, MemoryHoleError
 from turducken.paging import rights
-from turducken.paging.entries import EPTP
-from turducken.paging.formats import FORMATS, BoundFormat, Features
+from turducken.paging.formats import EPT, FORMATS, BoundFormat, Features, ept_format
 from turducken.paging.walker import Stop, Walk, walk
 
 FORMAT_NAMES = {
@@ -33,8 +32,6 @@ FORMAT_NAMES = {
 """The names of formats as users may write them."""
 
 
-_FIVE_LEVELS = 4
-"""A five-level EPT's page-walk length in the EPTP: the number of levels less 1."""
 
 ANY_PROCESSOR = Features(maxphyaddr=52)
 """What tools assume where nothing is known: as few reserved bits as possible."""
@@ -91,9 +88,8 @@ def _stage(text: str, options: ChainOptions, known: dict[str, int]) -> Stage:
 
 
 def _with_root(name: str, kind: str, root: int, options: ChainOptions) -> Stage:
-    if kind == "EPT" and EPTP["WALK"].get(root) == _FIVE_LEVELS:
-        kind = "EPT 5-level"
-    return Stage(name, FORMATS[kind].bind(options.features), root, options.pat)
+    fmt = ept_format(root) if kind == EPT.name else FORMATS[kind]
+    return Stage(name, fmt.bind(options.features), root, options.pat)
 
 
 def _format_name(name: str, form: str, options: ChainOptions) -> str:

@@ -32,7 +32,7 @@ from turducken.mmu.rights import (
 )
 from turducken.mmu.tlb import NO_EPT, LinearTag, Mapping, Space, StructureKey, Tlb
 from turducken.paging import entries as e
-from turducken.paging.formats import BoundFormat
+from turducken.paging.formats import BoundFormat, ept_format
 from turducken.paging.walker import ALL_ONES, Start, Stop, Walk, walk
 
 _D, _G = e.PTE.mask("D"), e.PTE.mask("G")
@@ -67,7 +67,10 @@ class EptSetup(NamedTuple):
 
     def with_eptp(self, eptp: int) -> "EptSetup":
         """Return the same set-up with another EPTP."""
-        return self._replace(ep4ta=eptp & e.EP4TA_MASK, accessed_dirty=bool(eptp & e.EPTP_AD))
+        bound = ept_format(eptp).bind(self.format.features)
+        return self._replace(
+            format=bound, ep4ta=eptp & e.EP4TA_MASK, accessed_dirty=bool(eptp & e.EPTP_AD)
+        )
 
 
 class Access(NamedTuple):

@@ -267,6 +267,15 @@ EPT_5LEVEL = Format(
     is_ept=True,
 )
 
+_FIVE_LEVELS = 4
+"""EPTP's page-walk length, minus 1."""
+
+
+def ept_format(eptp: int) -> Format:
+    """Return the format of the EPT that an EPTP names."""
+    return EPT_5LEVEL if e.EPTP["WALK"].get(eptp) == _FIVE_LEVELS else EPT
+
+
 FORMATS = {
     one.name: one for one in (PAGING_32, PAGING_PAE, PAGING_4LEVEL, PAGING_5LEVEL, EPT, EPT_5LEVEL)
 }

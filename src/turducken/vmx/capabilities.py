@@ -72,6 +72,7 @@ class Capabilities:
         "ept_vpid",
         "eptp_reserved",
         "eptp_types",
+        "eptp_walks",
         "exit",
         "injection_length_0",
         "linear_width",
@@ -143,6 +144,9 @@ class Capabilities:
         self.ept_vpid = self.msrs.get(msr.IA32_VMX_EPT_VPID_CAP, 0)
         types = (_CAP["UNCACHEABLE"], MemoryType.UC), (_CAP["WRITE_BACK"], MemoryType.WB)
         self.eptp_types = frozenset(int(kind) for mask, kind in types if self.ept_vpid & mask)
+        walks = (_CAP["WALK_LENGTH_4"], 4), (_CAP["WALK_LENGTH_5"], 5)
+        self.eptp_walks = frozenset(levels - 1 for mask, levels in walks if self.ept_vpid & mask)
+        """Values of EPTP bits 5:3 that are supported."""
         # "Reserved bits 11:7 and 63:N (where N is the physical-address width) must all be 0"
         reserved_bits = EPTP.reserved_mask | EPTP.mask("SSS") | self.physical_reserved
         if not self.has(_CAP["ACCESSED_DIRTY"]):
@@ -163,7 +167,7 @@ class Capabilities:
 
         SDM 3C, "VM-Execution Control Fields" (of the checks on VMX controls).
         """
-        if eptp & self.eptp_reserved or _EPTP_WALK.get(eptp) != 3:
+        if eptp & self.eptp_reserved or _EPTP_WALK.get(eptp) not in self.eptp_walks:
             return False
         return _EPTP_TYPE.get(eptp) in self.eptp_types
 

@@ -68,7 +68,7 @@ EPT_VPID_CAP = Layout(
     bit("EXECUTE_ONLY", 0),
     reserved(5, 1),
     bit("WALK_LENGTH_4", 6),
-    reserved(7),
+    bit("WALK_LENGTH_5", 7),
     bit("UNCACHEABLE", 8, "EPT paging structures can be UC"),
     reserved(13, 9),
     bit("WRITE_BACK", 14, "EPT paging structures can be WB"),

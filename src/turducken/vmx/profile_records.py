@@ -118,6 +118,7 @@ class Ept:
 
     execute_only: bool = False
     walk_length_4: bool = False
+    walk_length_5: bool = False
     uncacheable: bool = False
     write_back: bool = False
     pages_2mib: bool = False

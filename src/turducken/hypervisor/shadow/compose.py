@@ -16,7 +16,7 @@ from turducken.hypervisor.faults import Faults
 from turducken.hypervisor.guest_memory import GuestMemory
 from turducken.paging import entries as e
 from turducken.paging import rights
-from turducken.paging.formats import EPT, BoundFormat, Features
+from turducken.paging.formats import EPT, EPT_5LEVEL, BoundFormat, Features
 from turducken.paging.walker import Stop, Walk, walk
 
 READ, WRITE, EXECUTE = (e.EPT_PTE.mask(one) for one in "RWX")
@@ -96,11 +96,12 @@ class EptView:
 
     features: Features
     accessed_dirty: bool = False
+    has_five_levels: bool = False
 
     @property
     def format(self) -> BoundFormat:
         """The bound format of EPT12."""
-        return EPT.bind(self.features)
+        return (EPT_5LEVEL if self.has_five_levels else EPT).bind(self.features)
 
 
 class Composer:

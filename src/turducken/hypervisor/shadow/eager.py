@@ -20,6 +20,8 @@ MOST_LEAVES = 1 << 16
 """Beyond this much of EPT12 the rest is left to violations: tables may reference themselves."""
 
 _TABLE = struct.Struct("<512Q")
+_REACHED = 48
+"""Bits of an address that EPT02 translates."""
 
 
 class _Work:
@@ -78,6 +80,8 @@ class EagerShadow(CachedShadow):
             if not work.is_used(entry):
                 continue
             gpa2 = Gpa2(base | index << bound.shift)
+            if gpa2 >> _REACHED:
+                return  # only EPT12 has five levels, and no physical address is so wide
             if entry & bound.leaf_mask:
                 if not entry & bound.leaf_reserved and work.has_type(entry):
                     page = Gpa1(entry & bound.leaf_address)

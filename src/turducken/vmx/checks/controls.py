@@ -204,8 +204,8 @@ EXECUTION_RULES: tuple[Rule, ...] = (
     ),
     _EXECUTION.rule(
         "eptp-walk-length",
-        '"enable EPT": EPTP bits 5:3 must be 3, a page-walk length of 4',
-        _ept(lambda c: _EPTP_WALK.get(c[f.EPTP]) == 3),
+        '"enable EPT": EPTP bits 5:3 must be one less than a page-walk length that is supported',
+        _ept(lambda c: _EPTP_WALK.get(c[f.EPTP]) in c.capabilities.eptp_walks),
     ),
     _EXECUTION.rule(
         "eptp-accessed-dirty",
