@@ -38,7 +38,8 @@ _FEATURES: dict[str, tuple[int, *tuple[bytes, ...]]] = {
 """What the engine has of each feature, by its name in profiles."""
 
 _NEVER: tuple[tuple[int, bytes], ...] = (
-    (CpuidFeature.SSE4A, rb"\x0f[\x2b\x78\x79]"),
+    (CpuidFeature.SSE4A, rb"\x0f\x2b"),
+    (CpuidFeature.SSE4A, rb"[\x66\xf2][\x40-\x4f]?\x0f[\x78\x79]"),  # else it is VMREAD, VMWRITE
     (CpuidFeature.WAITPKG, rb"\x0f\xae[\xf0-\xf7]"),
     (CpuidFeature.XOP, _XOP),
     (CpuidFeature.TBM, _XOP),

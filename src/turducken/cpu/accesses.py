@@ -3,8 +3,6 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from iced_x86 import Mnemonic
-
 from turducken.address import PAGE_OFFSET_MASK
 from turducken.arch.exceptions import Vector
 from turducken.arch.registers import CR0, RFLAGS
@@ -13,7 +11,6 @@ from turducken.cpu.decoder import code_bits, linear_address, loads_descriptor, u
 from turducken.cpu.engine import SegmentIndex, Trap
 from turducken.cpu.engine.grants import LARGE_SHIFT
 from turducken.cpu.events import Event, exception
-from turducken.cpu.guest_controls import Primary
 from turducken.cpu.last_block import starts_of, undo_branch
 from turducken.cpu.special import BlockScanner
 from turducken.mmu.faults import ApicAccess, EptMisconfiguration, EptViolation, Fault, PageFault
@@ -175,9 +172,7 @@ class Accesses:
 def on_fault(p: "Processor") -> None:
     """Handle `Trap.FAULT`: an access that was refused."""
     accesses, is_fetch = p.accesses, p.engine.fault_kind == FETCH
-    if not is_fetch and _is_refused_output(p):
-        p.handlers[Trap.IO](p)
-    elif accesses.fault is None and is_fetch:
+    if accesses.fault is None and is_fetch:
         undo_branch(p)
         p.raise_exception(Vector.GP, 0)
     elif accesses.fault is None:
@@ -194,22 +189,6 @@ def on_fault(p: "Processor") -> None:
         _retry_as_supervisor(p, pages)
     else:
         p.take_fault(accesses.engine_fault())
-
-
-_OUTPUT_SIZES = {Mnemonic.OUTSB: 1, Mnemonic.OUTSW: 2, Mnemonic.OUTSD: 4}
-_IO_EXITING = Primary.UNCONDITIONAL_IO_EXITING | Primary.USE_IO_BITMAPS
-
-
-def _is_refused_output(p: "Processor") -> bool:
-    """Tell whether what faulted is an OUTS that exits, or that the port is refused to.
-
-    SDM 3C, "Relative Priority of Faults and VM Exits": the exit comes first.
-    """
-    if p.guest is None or not p.guest.primary & _IO_EXITING:
-        return False
-    instruction = p.peek()
-    size = None if instruction is None else _OUTPUT_SIZES.get(instruction.mnemonic)
-    return size is not None and p.accesses.port_is_refused(p.state.gpr[2] & 0xFFFF, size)
 
 
 def _step_alone(p: "Processor") -> int:

@@ -32,7 +32,6 @@ FORMAT_NAMES = {
 """The names of formats as users may write them."""
 
 
-
 ANY_PROCESSOR = Features(maxphyaddr=52)
 """What tools assume where nothing is known: as few reserved bits as possible."""
 

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 
 from turducken.address import PAGE_SIZE
 from turducken.arch.registers import RFLAGS
+from turducken.cpu import operands
 from turducken.cpu.decoder import SEGMENT_NUMBERS, Instruction, linear_address
 from turducken.cpu.engine import SegmentIndex
+from turducken.cpu.events import Event
 from turducken.cpu.guest_controls import Primary
 from turducken.cpu.intercepts import io
 
@@ -35,10 +37,11 @@ class _String:
         self.left = state.gpr[_RCX] & self._mask if self.is_repeated else 1
         self._pointer = _RDI if is_in else _RSI
         self._offset = state.gpr[self._pointer] & self._mask
-        segment = SegmentIndex.ES if is_in else SEGMENT_NUMBERS[instruction.memory_segment]
-        self.linear = linear_address(state, segment, self._offset)
+        self._segment = SegmentIndex.ES if is_in else SEGMENT_NUMBERS[instruction.memory_segment]
+        self.linear = linear_address(state, self._segment, self._offset)
         self.port = state.gpr[_RDX] & 0xFFFF
         self._is_down = bool(state.rflags & _DF)
+        self._is_alone = False
 
     @property
     def piece(self) -> int:
@@ -48,10 +51,28 @@ class _String:
         """
         guest = self._p.guest
         is_watched = guest is not None and guest.primary & Primary.MONITOR_TRAP_FLAG
-        if self._is_down or is_watched or self._p.state.rflags & _TF:
+        if self._is_alone or self._is_down or is_watched or self._p.state.rflags & _TF:
             return 1
         room = min(PAGE_SIZE - self.linear % PAGE_SIZE, self._mask + 1 - self._offset)
         return max(1, min(self.left, room // self.size))
+
+    def is_refused(self, *, write: bool) -> bool:
+        """Raise what the operand's segment causes, if it does at the first iteration.
+
+        The port comes before: SDM 3C, "Relative Priority of Faults and VM Exits".
+        """
+        if self._check(self.piece, write=write) is None:
+            return False
+        self._is_alone = True
+        refusal = self._check(1, write=write)
+        if refusal is not None:
+            self._p.raise_event(refusal)
+        return refusal is not None
+
+    def _check(self, count: int, *, write: bool) -> Event | None:
+        size = self.size * count
+        found = operands.check(self._p.state, self._segment, self._offset, size, write=write)
+        return found if isinstance(found, Event) else None
 
     def advance(self, count: int) -> None:
         """Note that ``count`` iterations are done; leave the instruction with the last one."""
@@ -83,6 +104,8 @@ def ins(p: "Processor", instruction: Instruction) -> None:
         io.on_io(p)
         return
     # The destination is checked before the port is read.
+    if string.is_refused(write=True):
+        return
     user = p.state.cpl == 3
     fault = p.linear.write_check(string.linear, string.size * string.piece, user=user)
     if fault is not None:
@@ -101,6 +124,8 @@ def outs(p: "Processor", instruction: Instruction) -> None:
         return
     if p.accesses.port_is_refused(string.port, string.size):
         io.on_io(p)
+        return
+    if string.is_refused(write=False):
         return
     data = p.linear.read(string.linear, string.size * string.piece, user=p.state.cpl == 3)
     if not isinstance(data, bytes):
