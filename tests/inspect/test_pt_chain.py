@@ -1,14 +1,19 @@
 import pytest
 
+from turducken.address import Hpa
 from turducken.inspect.chain import ChainOptions, Through, parse_chain, walk_chain
 from turducken.inspect.containers import open_file
 from turducken.inspect.errors import InspectError
 from turducken.inspect.through import ChainMap
+from turducken.inspect.writers import write_snapshot
 from turducken.memory import MemoryHoleError, PhysicalMemory
 from turducken.paging import rights
 from turducken.paging.formats import EPT, FORMATS, Features
 from turducken.paging.table import BumpAllocator, PageTable
 from turducken.paging.walker import Stop
+from turducken.vmx import vmcs_fields as f
+from turducken.vmx.controls import Primary, Secondary
+from turducken.vmx.vmcs import Vmcs
 
 
 @pytest.fixture
@@ -124,3 +129,23 @@ def test_what_a_processor_lacks_can_be_said(tmp_path, pt_json):
     assert effective("0x0", "--no-2mib")[0] == "malformed"
     assert effective("0x40000000", "--no-1gib")[0] == "malformed"
     assert effective("0x0", "--mode-based-execute")[1]["rights"] == "R-X-XU"
+
+
+@pytest.mark.parametrize("is_on", [True, False])
+def test_a_snapshots_vmcs_says_how_its_ept_is_read(tmp_path, pt_json, is_on):
+    memory = PhysicalMemory(8 << 20)
+    table = PageTable.create(EPT.bind(Features()), memory, BumpAllocator(1 << 20, 2 << 20))
+    table.map(0, 0, 0x1000, rights.RWX)
+    region = Vmcs(memory, Hpa(0x3000))
+    region.write(f.PRIMARY_CONTROLS, Primary.ACTIVATE_SECONDARY_CONTROLS)
+    region.write(f.SECONDARY_CONTROLS, Secondary.MODE_BASED_EXECUTE * is_on)
+    path = tmp_path / "snapshot"
+    with open(path, "wb") as stream:
+        write_snapshot(
+            stream, memory, [(0, memory.size)],
+            roots={"cpu0.ept": table.root | 0x1E, "cpu0.vmcs": 0x3000}, lacks=["pages_2mib"],
+        )  # fmt: skip
+    source = open_file(str(path))
+    assert source.lacks == {"pages_2mib"}
+    _, record = pt_json("walk", path, "0x0", "--via", "cpu0.ept")
+    assert record["effective"]["rights"] == ("RWX-XU" if is_on else "RWX")

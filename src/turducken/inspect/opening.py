@@ -1,9 +1,11 @@
 """Opening what commands call a source, and reading the chain that ``--via`` gives."""
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from turducken.address import Hpa
 from turducken.arch.memory_types import PAT_RESET, is_valid_pat
 from turducken.inspect.chain import ANY_PROCESSOR, ChainOptions, Stage, parse_chain
 from turducken.inspect.containers import open_file
@@ -11,7 +13,10 @@ from turducken.inspect.errors import InspectError
 from turducken.inspect.numbers import parse_number
 from turducken.inspect.remote import RemoteMemory, open_remote
 from turducken.inspect.source import FileSource, Region
-from turducken.paging.formats import Features
+from turducken.paging.formats import FORMATS, Features
+from turducken.vmx.controls import Primary, Secondary
+from turducken.vmx.vmcs import Vmcs
+from turducken.vmx.vmcs_fields import PRIMARY_CONTROLS, SECONDARY_CONTROLS
 
 AnySource = FileSource | RemoteMemory
 
@@ -54,9 +59,9 @@ class Reading:
             raise InspectError(f"--maxphyaddr {bits}: processors have 32 to 52 bits")
         features = Features(
             maxphyaddr=bits,
-            execute_only=not self.no_execute_only,
-            pages_1gib=not self.no_1gib,
-            pages_2mib=not self.no_2mib,
+            execute_only=not self.no_execute_only and "execute_only" not in source.lacks,
+            pages_1gib=not self.no_1gib and "pages_1gib" not in source.lacks,
+            pages_2mib=not self.no_2mib and "pages_2mib" not in source.lacks,
             mode_based_execute=self.mode_based_execute,
             nx=not self.no_nx,
         )
@@ -64,8 +69,29 @@ class Reading:
         return ChainOptions(features, self.paging or source.paging or "4-level", pat)
 
     def chain(self, text: str, source: AnySource) -> list[Stage]:
-        """Return the stages that ``text`` names."""
-        return parse_chain(text, self.options(source), source.roots)
+        """Return the stages that ``text`` names.
+
+        An EPT that the source names is read in the mode that the source's VMCS for it says.
+        """
+        stages = parse_chain(text, self.options(source), source.roots)
+        return [_in_its_mode(one, source) for one in stages]
+
+
+_VMCS_OF = {"ept": "vmcs", "ept01": "vmcs01", "ept12": "vmcs12", "ept02": "vmcs02"}
+
+
+def _in_its_mode(stage: Stage, source: AnySource) -> Stage:
+    cpu, _, name = stage.name.rpartition(".")
+    region = source.roots.get(f"{cpu}.{_VMCS_OF.get(name)}")
+    if region is None or source.roots.get(stage.name) != stage.root:
+        return stage
+    read = Vmcs(source, Hpa(region)).read
+    if not read(PRIMARY_CONTROLS) & Primary.ACTIVATE_SECONDARY_CONTROLS:
+        return stage
+    if not read(SECONDARY_CONTROLS) & Secondary.MODE_BASED_EXECUTE:
+        return stage
+    features = dataclasses.replace(stage.fmt.features, mode_based_execute=True)
+    return dataclasses.replace(stage, fmt=FORMATS[stage.fmt.name].bind(features))
 
 
 def _parse_pat(text: str) -> int:

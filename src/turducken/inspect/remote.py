@@ -100,6 +100,7 @@ class RemoteMemory:
         self.paging: str | None = None
         self.ram: Sequence[Region] | None = None
         self.mtrrs: Sequence[tuple[int, int, int]] | None = None
+        self.lacks: frozenset[str] = frozenset()
         self._pages: dict[int, bytes | None] = {}
         self._resume = resume
         try:

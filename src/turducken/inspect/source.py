@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from turducken.paging.readers import TableReader
 
 
+EPT_ABILITIES = ("execute_only", "pages_1gib", "pages_2mib")
+"""What an EPT may be able to, by the names that `turducken.paging.formats.Features` has."""
+
+
 class Region(NamedTuple):
     """``size`` bytes of physical memory from ``base`` on."""
 
@@ -45,6 +49,8 @@ class Source(Memory, Protocol):
     maxphyaddr: int | None
     paging: str | None
     """How the source's CR3 is read (``4-level`` ...), if it tells."""
+    lacks: frozenset[str]
+    """What the processor's EPT has not, as far as the source tells: of `EPT_ABILITIES`."""
     mtrrs: Sequence[tuple[int, int, int]] | None
     """The machine's memory types by its MTRRs (base, size, type), if the source tells."""
     warnings: list[str]
@@ -206,6 +212,7 @@ class FileSource:
         self.paging: str | None = None
         self.ram: Sequence[Region] | None = None
         self.mtrrs: Sequence[tuple[int, int, int]] | None = None
+        self.lacks: frozenset[str] = frozenset()
         self.pieces = self._fitting(pieces)
         if not self.pieces:
             raise InspectError(f"{name}: no memory in it")

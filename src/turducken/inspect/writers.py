@@ -156,12 +156,13 @@ def write_snapshot(
     maxphyaddr: int | None = None,
     ram: Sequence[tuple[int, int]] | None = None,
     mtrrs: Sequence[tuple[int, int, int]] | None = None,
+    lacks: Sequence[str] = (),
 ) -> None:
     """Write a turducken snapshot of the memory in ``regions`` (base, size) to ``stream``.
 
     ``roots`` names register values for ``--via``, such as ``cpu0.ept01``. ``ram`` tells where the
     machine has RAM, if ``regions`` are not all of it, and ``mtrrs`` (base, size, type) which memory
-    types its MTRRs give. Zero pages take no space in the file.
+    types its MTRRs give, and ``lacks`` what its EPT has not. Zero pages take no space in the file.
     """
     about: dict[str, object] = {"roots": dict(roots)}
     if maxphyaddr is not None:
@@ -170,6 +171,8 @@ def write_snapshot(
         about["ram"] = [list(one) for one in ram]
     if mtrrs is not None:
         about["mtrrs"] = [list(one) for one in mtrrs]
+    if lacks:
+        about["lacks"] = list(lacks)
     extents = [Extent(base, size, base) for base, size in regions]
     write_elf(stream, memory, extents, about=about)
 

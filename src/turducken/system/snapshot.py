@@ -3,6 +3,7 @@
 from typing import IO
 
 from turducken.cpu.processor import Processor
+from turducken.inspect.source import EPT_ABILITIES
 from turducken.inspect.writers import write_snapshot
 from turducken.system.assembly import System
 from turducken.vmx import vmcs_fields as f
@@ -18,8 +19,16 @@ def save_snapshot(system: System, stream: IO[bytes]) -> None:
     bits = system.options.profile.cpu.physical_address_bits
     types = machine.mtrrs[0].ranges()
     mtrrs = [(start, end - start, int(kind)) for start, end, kind in types]
-    roots = roots_of(system)
-    write_snapshot(stream, machine.memory, regions, roots=roots, maxphyaddr=bits, mtrrs=mtrrs)
+    able = system.options.profile.ept
+    write_snapshot(
+        stream,
+        machine.memory,
+        regions,
+        roots=roots_of(system),
+        maxphyaddr=bits,
+        mtrrs=mtrrs,
+        lacks=[name for name in EPT_ABILITIES if not getattr(able, name)],
+    )
 
 
 def roots_of(system: System) -> dict[str, int]:

@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from turducken.arch.registers import CR0, CR4
-from turducken.inspect.source import FileSource, Region
+from turducken.inspect.source import EPT_ABILITIES, FileSource, Region
 
 NOTE_NAME = b"TURDUCKEN\0"
 NOTE_TYPE = 1
 """Our snapshots' note: a JSON object with ``roots`` (name to register value), and optionally
-``maxphyaddr``, ``ram`` (a list of base and size) and ``mtrrs`` (a list of base, size and type)."""
+``maxphyaddr``, ``ram`` (a list of base and size), ``mtrrs`` (a list of base, size and type) and
+``lacks`` (a list of `EPT_ABILITIES`)."""
 
 _HEADER = struct.Struct("<III")
 
@@ -76,6 +77,8 @@ def _apply_own(source: FileSource, text: bytes) -> None:
         source.ram = None if ram is None else [Region(int(base), int(size)) for base, size in ram]
         mtrrs = note.get("mtrrs")
         source.mtrrs = None if mtrrs is None else [(int(a), int(b), int(c)) for a, b, c in mtrrs]
+        lacks = (str(one) for one in note.get("lacks", ()))
+        source.lacks = frozenset(one for one in lacks if one in EPT_ABILITIES)
         source.kind = "turducken snapshot"
     except (ValueError, AttributeError, TypeError):
         source.warnings.append(f"{source.name}: the snapshot's note cannot be read; ignored")
