@@ -66,6 +66,7 @@ images:
 	$(MAKE) -C guests install
 	$(MAKE) -C guests/bench install
 	$(MAKE) -C guests/first install
+	$(MAKE) -C guests/fuzz install
 	$(MAKE) -C guests/mistakes install
 	$(MAKE) -C guests/zoo install
 	$(MAKE) -C guests/pal-demo install
@@ -77,6 +78,7 @@ check-images:
 	$(MAKE) -C guests check
 	$(MAKE) -C guests/bench check
 	$(MAKE) -C guests/first check
+	$(MAKE) -C guests/fuzz check
 	$(MAKE) -C guests/mistakes check
 	$(MAKE) -C guests/zoo check
 	$(MAKE) -C guests/pal-demo check
