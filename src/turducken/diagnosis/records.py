@@ -86,18 +86,32 @@ class BrokenRule:
     """It is the one whose failure the processor reports."""
 
 
-@dataclass(frozen=True, slots=True)
+Rules = tuple[BrokenRule, ...]
+
+
+@dataclass(slots=True)
 class Diagnosis:
-    """One failure; ``rules`` are all rules it broke, the reported one first."""
+    """One failure. Treat it as immutable.
+
+    A guest may fail hundreds of times on purpose, and nobody looks: where the rules take long to
+    work out, ``told`` is what does so from a copy of all that they read.
+    """
 
     kind: Kind
     operation: str
     """What was tried: ``VMLAUNCH``, ``delivery of #PF``."""
     outcome: str
     """What came of it: ``VMfailValid 7``, ``triple fault``."""
-    rules: tuple[BrokenRule, ...] = ()
+    told: Rules | Callable[[], Rules] = ()
     notes: tuple[str, ...] = ()
     """Further lines: the chain of events, the entries of a walk."""
+
+    @property
+    def rules(self) -> Rules:
+        """All rules that were broken, the reported one first."""
+        if not isinstance(self.told, tuple):
+            self.told = self.told()
+        return self.told
 
     @property
     def rule(self) -> BrokenRule | None:

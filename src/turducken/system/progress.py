@@ -1,8 +1,8 @@
 """Notices that a system does the same for ever, at no cost while it does not.
 
-Each turn of the machine takes a sample of every processor: where it is, and its guest's last VM
-exit. Where samples repeat, the guest's next exits are followed one by one for a while; only exits
-that all find the very same state are told of.
+After turns of the machine, a sample is taken of every processor: where it is, and its guest's last
+VM exit. Where samples repeat, the guest's next exits are followed one by one for a while; only
+exits that all find the very same state are told of.
 """
 
 from collections import deque
@@ -23,6 +23,8 @@ from turducken.vmx.explain import read_field, refused_access
 from turducken.vmx.interface import Registers
 from turducken.vmx.vmcs import Vmcs
 
+_INTERVAL = 100_000
+"""Nanoseconds of guest time between samples, at least: turns may be short."""
 _SUSPICIOUS_SAMPLES = 3
 _BUSY = 16
 """VM exits in a turn below which nothing is suspicious."""
@@ -80,12 +82,17 @@ class Progress:
 
     def __init__(self, machine: Machine, hypervisor: Hypervisor | None, told: Told) -> None:
         self._machine, self._hypervisor, self._told = machine, hypervisor, told
+        self._clock, self._next = machine.clock, 0
         self._guests = [_Suspicion() for _ in machine.processors]
         self._places: list[deque[Place]] = [deque(maxlen=_LAST) for _ in machine.processors]
         self._executed = [0] * len(machine.processors)
 
     def turn(self) -> None:
-        """Take a sample, after a turn of the machine."""
+        """Take a sample after a turn of the machine, unless the last one is still fresh."""
+        now = self._clock.now
+        if now < self._next:
+            return
+        self._next = now + _INTERVAL
         for processor in self._machine.processors:
             executed = processor.engine.executed
             if executed != self._executed[processor.index]:

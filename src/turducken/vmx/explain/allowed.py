@@ -135,6 +135,7 @@ _BY_RULE: dict[str, Callable[[Capabilities], str]] = {
     "perf-global-ctrl": lambda c: f"bits {c.cpu.perf_global_ctrl:#x}",
     "activity-supported": _states,
     "link-revision": lambda c: f"revision {c.revision:#x} at the address",
+    "link-shadow": lambda _: "bit 31 of the first 4 bytes there equal to the control",
     "-cr3": _width,
     ".cr3": _width,
     "sysenter-esp": _canonical,

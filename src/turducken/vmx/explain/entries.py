@@ -1,5 +1,7 @@
 """VM entries that fail: every rule that the VMCS breaks, and what each of them read."""
 
+from functools import partial
+
 from turducken.arch import msr
 from turducken.diagnosis import BrokenRule, Diagnosis, Kind, Reading
 from turducken.vmx import vmcs_fields as f
@@ -7,7 +9,7 @@ from turducken.vmx.checks import GROUPS, Area, EntryContext, EntryFailure, Rule
 from turducken.vmx.exit_information import EntryFailureQualification
 from turducken.vmx.explain.allowed import allowed_by
 from turducken.vmx.explain.fields import reading_of
-from turducken.vmx.explain.recording import NotingContext
+from turducken.vmx.explain.recording import NotingContext, frozen
 from turducken.vmx.instruction_errors import MEANINGS
 from turducken.vmx.msr_lists import ENTRY_SIZE, MsrEntry, read_msr_area
 
@@ -48,24 +50,28 @@ _RELATION = ("need", "exclude")
 
 def refused_entry(context: EntryContext, failure: EntryFailure, *, operation: str) -> Diagnosis:
     """Explain a VM entry that the checks refused; ``operation`` is VMLAUNCH or VMRESUME."""
-    reported = failure.rule
-    rules = [
-        _broken(area, rule, context, is_reported=rule is reported)
-        for area, rules in GROUPS
-        for rule in rules
-        if rule is reported or not rule.check(context)
-    ]
-    rules.sort(key=lambda one: not one.is_reported)
+    rules = partial(_broken_rules, frozen(context), failure.rule)
     if failure.error is not None:
         outcome = f"VMfailValid {failure.error}: {MEANINGS[failure.error]}"
-        return Diagnosis(Kind.VMFAIL, operation, outcome, tuple(rules))
+        return Diagnosis(Kind.VMFAIL, operation, outcome, rules)
     qualification = EntryFailureQualification(failure.qualification)
     outcome = (
         f"VM-entry failure, exit reason 33: invalid guest state, qualification {qualification}"
     )
     if qualification is not EntryFailureQualification.OTHER:
         outcome += f" ({qualification.name.lower().replace('_', ' ')})"
-    return Diagnosis(Kind.ENTRY_FAILURE, operation, outcome, tuple(rules))
+    return Diagnosis(Kind.ENTRY_FAILURE, operation, outcome, rules)
+
+
+def _broken_rules(context: EntryContext, reported: Rule) -> tuple[BrokenRule, ...]:
+    found = [
+        _broken(area, rule, context, is_reported=rule is reported)
+        for area, rules in GROUPS
+        for rule in rules
+        if rule is reported or not rule.check(context)
+    ]
+    found.sort(key=lambda one: not one.is_reported)
+    return tuple(found)
 
 
 def _broken(area: Area, rule: Rule, context: EntryContext, *, is_reported: bool) -> BrokenRule:

@@ -1,15 +1,19 @@
 """Contexts that note what a rule looks at, and contexts in which a field is supposed to differ."""
 
 from collections.abc import Iterator
-from typing import Any, SupportsIndex
+from copy import copy
+from typing import Any, SupportsIndex, cast
 
 from turducken.diagnosis import Reading
 from turducken.memory import Memory
 from turducken.vmx import vmcs_fields as f
+from turducken.vmx.checks.controls import VTPR_RULE
+from turducken.vmx.checks.guest_state import LINK_RULES, PDPTE_RULE
 from turducken.vmx.checks.rules import EntryContext
 from turducken.vmx.explain.fields import reading_of
 from turducken.vmx.gates import Mode
 from turducken.vmx.vmcs import Slots
+from turducken.vmx.vmcs_fields import END_SLOT
 
 _WORDS = {
     "pin": f.PIN_BASED_CONTROLS,
@@ -70,6 +74,44 @@ class NotingContext(EntryContext):
         elif name == "pointer":
             self.noted[name] = Reading("current-VMCS pointer", value, 16)
         return value
+
+
+_READING_MEMORY = (VTPR_RULE, *LINK_RULES, PDPTE_RULE)
+
+
+class _FrozenMemory:
+    """What memory held where rules of VM entry look at it."""
+
+    def __init__(self, context: EntryContext) -> None:
+        self._memory: Memory | None = context.memory
+        self._loads: dict[tuple[int, int], int | None] = {}
+        looking = copy(context)
+        looking.memory = cast(Memory, self)
+        for rule in _READING_MEMORY:
+            rule.check(looking)
+        self._memory = None
+
+    def load(self, address: int, size: int) -> int | None:
+        """Load as at the time when this was made."""
+        if self._memory is not None:
+            self._loads[address, size] = self._memory.load(address, size)
+        return self._loads.get((address, size))
+
+
+class _FrozenSlots(tuple[int, ...]):
+    """A VMCS's words as they were."""
+
+    __slots__ = ()
+
+    def __setitem__(self, slot: SupportsIndex, value: int, /) -> None:
+        raise NotImplementedError
+
+
+def frozen(context: EntryContext) -> EntryContext:
+    """Return a context that will be as this one is now, whatever becomes of VMCS and memory."""
+    same = context.over(_FrozenSlots(context.slots[slot] for slot in range(END_SLOT)))
+    same.memory = cast(Memory, _FrozenMemory(context))
+    return same
 
 
 class _Overlay:
