@@ -72,7 +72,7 @@ def nested(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_page_is_whole_and_needs_nothing_else(nested: Path) -> None:
     page = Page(nested.read_text())
     assert page.faults == []
-    names = "timeline exits places addresses tables sanitizer console again"
+    names = "state timeline exits places addresses tables sanitizer console again"
     assert [one for one in page.ids if one != "why"] == names.split()
     assert not re.search(r'(?:src|href)="(?!#)', nested.read_text())
 

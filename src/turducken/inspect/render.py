@@ -23,6 +23,7 @@ MAX_RANGES = 60
 """Ranges drawn per panel; the largest are chosen, and the picture says how many are left out."""
 
 TOP, BOTTOM, WIDTH, LABEL, BAR = 92, 64, 470, 118, 14
+LEGEND = 550
 GAP = 12.0
 LINE = 12.0
 
@@ -167,7 +168,7 @@ def render_svg(panels: Sequence[Panel], title: str, report: Report | None = None
         (one for panel in panels for one in _faults(panel, report)), key=lambda one: one.start or 0
     )
     height += LINE * 1.4 * min(len(faults), 12)
-    width = WIDTH * len(panels) + 20
+    width = max(WIDTH * len(panels), LEGEND) + 20
     body = [f'<text class="title" x="16" y="26">{escape(title)}</text>']
     for number, one in enumerate(drawn):
         body += _panel(one, scales, 10 + number * WIDTH, report)

@@ -4,6 +4,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import resources
+from io import StringIO
+
+from rich.console import Console, RenderableType
 
 from turducken import __version__
 from turducken.diagnosis import paragraph
@@ -12,12 +15,14 @@ from turducken.report.page import tables
 from turducken.report.page.gathering import Gathered
 from turducken.report.page.markup import Markup, details, table, tag, text
 from turducken.report.page.pictures import timeline, way_in_words
+from turducken.report.state import state_text
 from turducken.report.words import outcome_in_words, plural, short_number, short_time, visible
 from turducken.system import Mode, ProcessorResult, Result, System
 from turducken.vmx.exit_reasons import name_of
 
 _PLACES_AT_ONCE, _MOST_PLACES = 15, 200
 _MOST_OTHERS = 40
+_STATE_WIDTH = 110
 _CONSOLE_START, _CONSOLE_END = 20_000, 180_000
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
@@ -34,6 +39,7 @@ def page(system: System, result: Result, gathered: Gathered, extras: Extras) -> 
     """Return the whole page."""
     sections = [
         ("why", "Why", _why(system, result)),
+        ("state", "State at the end", _states(system)),
         ("timeline", "Timeline", timeline(gathered.bins)),
         ("exits", "Exits by reason", _exits(result)),
         ("places", "Exits by place", _places(gathered)),
@@ -103,6 +109,21 @@ def _why(system: System, result: Result) -> str:
         tail = tag("p", f"and {more:,} more (--json has all)", "note") if more > 0 else ""
         parts.append(details(f"{len(others):,} that the guest lived with", shown + tail))
     return "".join(parts)
+
+
+def _states(system: System) -> str:
+    """Return where each processor stands, as the summary has it, and all of the VMCSs."""
+    whole = tag("pre", text(_printed(state_text(system, whole_vmcs=True))))
+    return tag("pre", text(_printed(state_text(system, whole_vmcs=False)))) + details(
+        "with all fields of the VMCS", whole
+    )
+
+
+def _printed(view: RenderableType) -> str:
+    terminal = Console(file=StringIO(), width=_STATE_WIDTH, color_system=None)
+    with terminal.capture() as capture:
+        terminal.print(view)
+    return "\n".join(line.rstrip() for line in capture.get().strip("\n").splitlines())
 
 
 def _exits(result: Result) -> str:

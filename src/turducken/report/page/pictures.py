@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from turducken.report.page.bins import Bins
 from turducken.report.page.gathering import Way
 from turducken.report.page.markup import Markup, tag, text
-from turducken.report.words import short_time
+from turducken.report.words import plural, short_time
 
 _LEVEL_NAMES = ("L0", "L1", "L2")
 _MOST_CPUS = 16
@@ -34,7 +34,8 @@ def timeline(bins: Bins) -> str:
     parts.append(f'<div class="row"><span></span><div class="axis">{axis}</div></div>')
     note = f"Each column is {short_time(bins.width / 1e9)}."
     if ways:
-        note += f" The highest has {max(sum(one.values()) for one in bins.exits):,} exits."
+        most = max(sum(one.values()) for one in bins.exits)
+        note += f" The highest has {plural(most, 'exit')}."
     return "".join(parts) + tag("p", note, "note")
 
 

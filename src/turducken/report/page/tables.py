@@ -17,6 +17,7 @@ from turducken.paging.formats import EPT, BoundFormat, Features
 from turducken.paging.ranges import RangeTable
 from turducken.report.page.gathering import Gathered
 from turducken.report.page.markup import details, table, tag, text
+from turducken.report.words import plural
 from turducken.system import Result, System
 from turducken.system.snapshot import roots_of
 from turducken.vmx import vmcs_fields as f
@@ -104,7 +105,8 @@ def _maps_of(system: System, roots: _Roots) -> Iterator[str]:
         panels = [Panel(*names, each) for names, each in zip(_MAPS, ranges, strict=False)]
     yield f'<div class="picture">{render_svg(panels, system.options.image.name, findings)}</div>'
     for panel in panels:
-        title = f"{panel.title}: {panel.inputs} to {panel.outputs}, {len(panel.ranges):,} ranges"
+        count = plural(len(panel.ranges), "range")
+        title = f"{panel.title}: {panel.inputs} to {panel.outputs}, {count}"
         yield details(title, _ranges(panel.ranges))
 
 
