@@ -254,3 +254,12 @@ def test_holes_of_a_sparse_file_are_not_read(tmp_path, pt_json):
     found = [pt_json("find", f"raw:{one}")[1]["candidates"] for one in (full, sparse)]
     assert found[0] == found[1]
     assert found[0][0]["root"] == f"{root:#x}"
+
+
+def test_progress_goes_from_nothing_to_all():
+    machine = foreign_tables.Machine(9, 16 * MIB)
+    told = []
+    find_roots(machine.memory, machine.space, on_progress=told.append)
+    assert told == sorted(told)
+    assert told[0] == 0
+    assert 0.8 < told[-1] <= 1

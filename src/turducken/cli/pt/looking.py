@@ -8,6 +8,7 @@ import typer
 from rich.console import RenderableType
 
 from turducken.cli.output import written_file
+from turducken.cli.pt.printing import progress
 from turducken.cli.pt.session import (
     Limit,
     Session,
@@ -173,7 +174,8 @@ def find(
         space = space_of(session.source, ranges)
     else:
         space = space_of(session.source)
-    found = find_roots(memory, space, wanted, near_misses=everything)
+    with progress("searching") as tick:
+        found = find_roots(memory, space, wanted, near_misses=everything, on_progress=tick)
     vmcss = [] if formats else find_vmcs(memory, space, found)
     chains = find_chains(memory, found, session.options) if with_chains else []
     record = {

@@ -14,6 +14,8 @@ from turducken.errors import UserError
 from turducken.memory import MemoryHoleError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from rich.console import RenderableType
 
 
@@ -40,6 +42,23 @@ def print_result(
     console = Console() if sys.stdout.isatty() else Console(width=240)
     for view in views:
         console.print(view)
+
+
+@contextmanager
+def progress(what: str) -> "Iterator[Callable[[float], None] | None]":
+    """Show a bar on standard error, where that is a terminal, while long work goes on.
+
+    Yields what is to be told how much is done (0 to 1); None where nobody looks.
+    """
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=1.0)
+        yield lambda part: bar.update(task, completed=part)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ register is used, and bits that processors ignore may hold what they like, as lo
 different things.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -66,8 +66,15 @@ class Root:
     faults: int
 
 
+def _ignore(_part: float) -> None:
+    """Take progress that nobody wants to know of."""
+
+
 class Judge:
-    """Judges the pages of a space once for each level of each format that is asked for."""
+    """Judges the pages of a space once for each level of each format that is asked for.
+
+    ``on_progress`` learns how much is done, from 0 to 1.
+    """
 
     def __init__(
         self,
@@ -75,8 +82,10 @@ class Judge:
         formats: Sequence[str] = SEARCHED,
         *,
         tolerance: int = TOLERANCE,
+        on_progress: Callable[[float], None] | None = None,
     ) -> None:
         self.space = space
+        self._on_progress = on_progress or _ignore
         self._formats = formats
         self._tolerance = tolerance
         self._zero = np.zeros(space.count, dtype=np.bool_)
@@ -87,7 +96,8 @@ class Judge:
         """Return every page that is plausible as a top table."""
         self._filter()
         found: list[Root] = []
-        for name in self._formats:
+        for done, name in enumerate(self._formats):
+            self._on_progress(0.5 + 0.5 * done / len(self._formats))
             fmt = FORMATS[name].bind(FEATURES)
             pages = self._wide if fmt.entry_size == 8 else self._narrow
             role: Role | None = None
@@ -115,6 +125,7 @@ class Judge:
         for begin, end in self.space.empty_runs():
             self._zero[begin:end] = True
         for first, words in self.space.blocks():
+            self._on_progress(0.5 * first / self.space.count)
             some = words.any(axis=1)
             self._zero[first : first + len(words)] = ~some
             rows = np.flatnonzero(some)

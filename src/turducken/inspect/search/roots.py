@@ -1,7 +1,7 @@
 """From pages that are plausible as top tables to a ranked list, with the evidence for each."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -79,13 +79,14 @@ def find_roots(
     formats: Sequence[str] = SEARCHED,
     *,
     near_misses: bool = False,
+    on_progress: Callable[[float], None] | None = None,
 ) -> list[Candidate]:
     """Return the plausible roots in ``space``, the likeliest first.
 
     ``memory`` has the same addresses as ``space``. Tables below another root are not listed. With
     ``near_misses`` pages with more garbage are listed too, behind all others.
     """
-    found = _ranked(memory, space, Judge(space, formats).roots())
+    found = _ranked(memory, space, Judge(space, formats, on_progress=on_progress).roots())
     if near_misses:
         known = {one.root for one in found}
         more = _ranked(memory, space, Judge(space, formats, tolerance=LOOSE).roots())
