@@ -26,6 +26,8 @@ SEGMENT_NUMBERS: dict[int, int] = {
     getattr(Register, one.name): one for one in SegmentIndex if one <= SegmentIndex.GS
 }
 
+_STACK_BASES = frozenset({Register.ESP, Register.RSP, Register.EBP, Register.RBP})
+
 _full_register: Callable[[int], int] = RegisterExt.full_register  # type: ignore[assignment]
 register_size: Callable[[int], int] = RegisterExt.size  # type: ignore[assignment]
 """The width of a register (iced's number) in bytes."""
@@ -102,8 +104,20 @@ def effective_address(state: State, instruction: Instruction, rip: int) -> Memor
             if instruction.memory_displ_size == 4 and state.is_64bit:
                 width = 64
     offset &= (1 << width) - 1
-    segment = int(SEGMENT_NUMBERS[instruction.memory_segment])
+    segment = operand_segment(state, instruction)
     return MemoryOperand(segment, offset, linear_address(state, segment, offset))
+
+
+def operand_segment(state: State, instruction: Instruction) -> int:
+    """Return the segment of the memory operand.
+
+    SDM 1, "Segmentation in 64-Bit Mode": overrides of CS, DS, ES and SS are ignored there, and with
+    them, which of #SS and #GP an address that is not canonical causes.
+    """
+    segment = int(SEGMENT_NUMBERS[instruction.memory_segment])
+    if not state.is_64bit or segment >= SegmentIndex.FS:
+        return segment
+    return int(SegmentIndex.SS if instruction.memory_base in _STACK_BASES else SegmentIndex.DS)
 
 
 _LOADS_DESCRIPTOR = frozenset(

@@ -73,10 +73,12 @@ class LinearMemory:
             parts.append(self._load(place, count))
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    def write_check(self, address: int, length: int, *, user: bool) -> Fault | None:
+    def write_check(
+        self, address: int, length: int, *, user: bool, ac: bool = False
+    ) -> Fault | None:
         """Return the fault that a write would meet, or None."""
         for part, _ in _pages(address, length):
-            place = self.physical(part, WRITE, user=user)
+            place = self.physical(part, WRITE, user=user, ac=ac)
             if not isinstance(place, int):
                 return place
         return None

@@ -51,6 +51,15 @@ def read(p: "Processor", segment: int, offset: int, size: int) -> bytes | Event 
     return p.linear.read(linear, size, user=state.cpl == 3, ac=bool(state.rflags & _AC))
 
 
+def check_write(p: "Processor", segment: int, offset: int, size: int) -> Event | Fault | None:
+    """Return what `write` would fail with."""
+    state = p.state
+    linear = check(state, segment, offset, size, write=True)
+    if not isinstance(linear, int):
+        return linear
+    return p.linear.write_check(linear, size, user=state.cpl == 3, ac=bool(state.rflags & _AC))
+
+
 def write(p: "Processor", segment: int, offset: int, data: bytes) -> Event | Fault | None:
     """Write an operand; nothing is written where it faults."""
     state = p.state

@@ -23,7 +23,6 @@ from turducken.cpu.control_registers import Key, cr4_writable, sync_mmu
 from turducken.cpu.cpuid import Cpuid
 from turducken.cpu.decoder import (
     Instruction,
-    MemoryOperand,
     code_bits,
     decode,
     linear_address,
@@ -32,7 +31,6 @@ from turducken.cpu.decoder import (
 from turducken.cpu.delivery import Failure, TaskSwitch, deliver
 from turducken.cpu.diagnosing import tell_repeated_exception, tell_triple_fault
 from turducken.cpu.engine import LONGEST_BLOCK, Engine, Segment, SegmentIndex, Trap
-from turducken.cpu.engine.segments import UNUSABLE
 from turducken.cpu.events import Event, EventKind, combine, exception
 from turducken.cpu.guest_controls import GuestControls, Primary
 from turducken.cpu.guest_image import GuestImage, Saved
@@ -546,22 +544,6 @@ class Processor:
             return self.memory.read(place + offset, MAX_INSTRUCTION)
         return self.linear.fetch(linear, MAX_INSTRUCTION, user=state.cpl == 3)
 
-    def check_segment(self, operand: MemoryOperand, size: int, *, write: bool) -> bool:
-        """Check an operand's segment outside 64-bit mode, its address in it; return if it faulted.
-
-        SDM 3A, "Limit Checking" and "Type Checking".
-        """
-        state = self.state
-        vector = Vector.SS if operand.segment == SegmentIndex.SS else Vector.GP
-        if state.is_64bit:
-            last = operand.linear + size - 1
-            wrong = not (state.is_canonical(operand.linear) and state.is_canonical(last))
-        else:
-            wrong = not _segment_allows(state.segment(operand.segment), operand.offset, size, write)
-        if wrong:
-            self.raise_exception(vector, 0)
-        return wrong
-
     def cpuid_leaf(self, leaf: int, subleaf: int) -> tuple[int, int, int, int]:
         """Return what CPUID reports at present."""
         base = self.apic.read_msr(IA32_APIC_BASE)
@@ -583,6 +565,14 @@ class Processor:
             if flags & _TF and not branch_stepping.is_on(self):
                 self.pending.debug |= _DR6_BS
                 self.attention = True
+
+    def complete_iteration(self) -> None:
+        """Complete an iteration of a repeated instruction, which is to go on: single step."""
+        state = self.state
+        state.in_shadow = False
+        if state.rflags & _TF and not branch_stepping.is_on(self):
+            self.pending.debug |= _DR6_BS
+            self.attention = True
 
     @property
     def nmi_blocked(self) -> bool:
@@ -633,19 +623,3 @@ class Processor:
             self.engine.is_switched = True
         else:
             self.engine.is_stale = True
-
-
-def _segment_allows(segment: Segment, offset: int, size: int, write: bool) -> bool:
-    access = segment.access
-    if access & UNUSABLE:
-        return False
-    is_code = bool(access & 8)
-    if write and (is_code or not access & 2):
-        return False
-    if is_code and not access & 2:
-        return False
-    last = offset + size - 1
-    if not is_code and access & 4:
-        upper = 0xFFFF_FFFF if access >> 14 & 1 else 0xFFFF
-        return segment.limit < offset and last <= upper
-    return last <= segment.limit

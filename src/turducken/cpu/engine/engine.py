@@ -45,6 +45,8 @@ _GRANT = (
 )
 
 
+_FCW_AT_RESET, _MXCSR_AT_RESET = 0x40, 0x1F80
+
 _SINGLE_STEP = 0x141
 """#DB after an instruction under RFLAGS.TF."""
 
@@ -144,6 +146,9 @@ class Engine:
         self._add_hooks()
         self._budget.left = 1 << 62
         enter_guest_mode(self._engine, self._handle, self.state)
+        # SDM 3A, "Processor State After Reset"; INIT leaves them as they are.
+        self._engine.reg_write(x86_const.UC_X86_REG_FPCW, _FCW_AT_RESET)
+        self._engine.reg_write(x86_const.UC_X86_REG_MXCSR, _MXCSR_AT_RESET)
         self._is_entering = False
         library.flush_tlb(self._handle)
 

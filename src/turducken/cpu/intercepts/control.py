@@ -24,6 +24,7 @@ from turducken.cpu.decoder import (
 )
 from turducken.cpu.events import exception
 from turducken.cpu.guest_controls import GuestControls, Primary, Secondary
+from turducken.cpu.operands import read_operand, write_operand
 from turducken.cpu.virtual_apic import TPR, write_tpr
 from turducken.cpu.vmx_operations import update_intercepts
 from turducken.vmx import vmcs_fields as f
@@ -228,11 +229,10 @@ def _lmsw(p: "Processor", instruction: Instruction) -> None:
     is_memory = instruction.op0_kind == OpKind.MEMORY
     if is_memory:
         operand = effective_address(p.state, instruction, p.state.rip)
-        raw = p.linear.read(operand.linear, 2)
-        if not isinstance(raw, bytes):
-            p.take_fault(raw)
+        found = read_operand(p, operand, 2)
+        if found is None:
             return
-        source = int.from_bytes(raw, "little")
+        source = found
     else:
         source = read_register(p.state, instruction.op0_register) & 0xFFFF
     guest, old = p.guest, p.state.cr0
@@ -269,11 +269,7 @@ def _smsw(p: "Processor", instruction: Instruction) -> None:
     value = _read(p, 0)
     if instruction.op0_kind == OpKind.MEMORY:
         operand = effective_address(state, instruction, state.rip)
-        failed = p.linear.write(
-            operand.linear, (value & 0xFFFF).to_bytes(2, "little"), user=state.cpl == 3
-        )
-        if failed is not None:
-            p.take_fault(failed)
+        if not write_operand(p, operand, 2, value & 0xFFFF):
             return
     else:
         write_register(state, instruction.op0_register, value)

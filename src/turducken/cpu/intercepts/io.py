@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from iced_x86 import Mnemonic, OpKind, Register
 
 from turducken.cpu import vm_exit
-from turducken.cpu.decoder import SEGMENT_NUMBERS, Instruction, linear_address
+from turducken.cpu.decoder import Instruction, linear_address, operand_segment
 from turducken.cpu.engine import SegmentIndex, Trap
 from turducken.vmx import vmcs_fields as f
 from turducken.vmx.exit_information import IO_QUALIFICATION, STRING_IO_INFORMATION
@@ -74,7 +74,7 @@ def _record_string(p: "Processor", instruction: Instruction, *, is_in: bool) -> 
     """Record the guest-linear address and, where the processor offers it, the information field."""
     kind = instruction.op0_kind if is_in else instruction.op1_kind
     width = ADDRESS_BYTES[kind]
-    segment = int(SegmentIndex.ES if is_in else SEGMENT_NUMBERS[instruction.memory_segment])
+    segment = int(SegmentIndex.ES) if is_in else operand_segment(p.state, instruction)
     number = 7 if is_in else 6
     offset = p.state.gpr[number] & (1 << 8 * width) - 1
     vmcs = vm_exit.current_vmcs(p)

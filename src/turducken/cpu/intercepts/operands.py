@@ -5,7 +5,7 @@ SDM 3C, "Information for VM Exits Due to Instruction Execution".
 
 from iced_x86 import Instruction, OpKind, Register
 
-from turducken.cpu.decoder import SEGMENT_NUMBERS, gpr_number, register_size
+from turducken.cpu.decoder import gpr_number, operand_segment, register_size
 from turducken.cpu.engine import State
 
 _SCALE = {1: 0, 2: 1, 4: 2, 8: 3}
@@ -27,7 +27,7 @@ def memory_information(instruction: Instruction, state: State) -> int:
     """Return the bits that describe a memory operand."""
     base, index = instruction.memory_base, instruction.memory_index
     word = _ADDRESS_SIZE[address_size(instruction, state)] << 7
-    word |= int(SEGMENT_NUMBERS[instruction.memory_segment]) << 15
+    word |= operand_segment(state, instruction) << 15
     if index == Register.NONE:
         word |= _INDEX_INVALID
     else:

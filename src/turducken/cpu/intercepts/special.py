@@ -23,7 +23,7 @@ from turducken.cpu.engine import SegmentIndex, Trap
 from turducken.cpu.events import Event, EventKind
 from turducken.cpu.guest_controls import Secondary
 from turducken.cpu.intercepts import string_io, system, system_calls
-from turducken.cpu.operands import is_valid_rip
+from turducken.cpu.operands import is_valid_rip, read_operand
 from turducken.cpu.special import is_far, is_vector, loads_stack_segment
 from turducken.cpu.transfers import jumps, returns
 from turducken.cpu.transfers.stack_segment import load_stack_segment
@@ -97,13 +97,10 @@ def _lack(p: "Processor", instruction: Instruction) -> None:
     operand, size = instruction.op0_register, register_size(instruction.op0_register)
     if instruction.op1_kind == OpKind.MEMORY:
         place = effective_address(p.state, instruction, p.state.rip)
-        if p.check_segment(place, size, write=False):
+        found = read_operand(p, place, size)
+        if found is None:
             return
-        raw = p.linear.read(place.linear, size, user=p.state.cpl == 3)
-        if not isinstance(raw, bytes):
-            p.take_fault(raw)
-            return
-        value = int.from_bytes(raw, "little")
+        value = found
     else:
         value = read_register(p.state, instruction.op1_register)
     flags = p.state.rflags & ~_ZF

@@ -9,11 +9,19 @@ from typing import TYPE_CHECKING
 from turducken.arch import xcr0
 from turducken.arch.exceptions import Vector
 from turducken.arch.registers import CR0, CR4, RFLAGS
+from turducken.arch.segments import SegmentIndex
 from turducken.cpu import apic_access, vm_exit
-from turducken.cpu.decoder import Code, Instruction, effective_address, gpr_number
+from turducken.cpu.decoder import (
+    SEGMENT_NUMBERS,
+    Code,
+    Instruction,
+    effective_address,
+    gpr_number,
+)
 from turducken.cpu.diagnosing import tell_msr
 from turducken.cpu.guest_controls import Primary, Secondary
 from turducken.cpu.intercepts.operands import displacement, instruction_information
+from turducken.cpu.operands import read, read_operand
 from turducken.cpu.surroundings import Activity
 from turducken.cpu.transfers import returns, steps, tasks
 from turducken.cpu.vmx_operations import iret_leaves_blocking, pause_loop_exits
@@ -219,14 +227,13 @@ def invpcid(p: "Processor", instruction: Instruction) -> None:
             p, ExitReason.INVPCID, displacement(instruction, p.state.rip), length=instruction.len
         )
         return
-    raw = p.linear.read(operand.linear, 16)
-    if not isinstance(raw, bytes):
-        p.take_fault(raw)
+    found = read_operand(p, operand, 16)
+    if found is None:
         return
     kind = p.state.gpr[gpr_number(instruction.op0_register)]
     if not p.state.is_64bit:
         kind &= _LOW
-    word, address = int.from_bytes(raw[:8], "little"), int.from_bytes(raw[8:], "little")
+    word, address = found & (1 << 64) - 1, found >> 64
     if not _invpcid(p, kind, word, address):
         p.general_protection()
         return
@@ -281,8 +288,27 @@ def on_monitor(p: "Processor") -> None:
     elif p.state.gpr[_RCX] & _LOW:
         p.general_protection()
     else:
+        _monitor(p)
+
+
+def _monitor(p: "Processor") -> None:
+    """Arm MONITOR, whose range is an operand that is read."""
+    instruction = p.instruction()
+    if instruction is None:
+        return
+    segment = int(SEGMENT_NUMBERS.get(instruction.segment_prefix, SegmentIndex.DS))
+    if p.state.is_64bit and segment < SegmentIndex.FS:
+        segment = int(SegmentIndex.DS)
+    offset = p.state.gpr[_RAX] & _MONITOR_ADDRESSES.get(instruction.code, _LOW)
+    found = read(p, segment, offset, 1)
+    if isinstance(found, bytes):
         p.is_monitoring = True
-        p.advance(p.instruction_length())
+        p.advance(instruction.len)
+    else:
+        p.refuse(found)
+
+
+_MONITOR_ADDRESSES = {Code.MONITORW: 0xFFFF, Code.MONITORQ: (1 << 64) - 1}
 
 
 def on_mwait(p: "Processor") -> None:

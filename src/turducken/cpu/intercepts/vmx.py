@@ -22,6 +22,7 @@ from turducken.cpu.intercepts.operands import (
     field_access_information,
     instruction_information,
 )
+from turducken.cpu.operands import read_operand, write_operand
 from turducken.cpu.vmx_operations import (
     invalidate_ept,
     invalidate_vpid,
@@ -121,13 +122,8 @@ def finish(p: "Processor", result: VmResult, length: int) -> None:
 
 def _read_memory(p: "Processor", instruction: Instruction, size: int) -> bytes | None:
     operand = effective_address(p.state, instruction, p.state.rip)
-    if p.check_segment(operand, size, write=False):
-        return None
-    raw = p.linear.read(operand.linear, size)
-    if isinstance(raw, bytes):
-        return raw
-    p.take_fault(raw)
-    return None
+    value = read_operand(p, operand, size)
+    return None if value is None else value.to_bytes(size, "little")
 
 
 def _pointer(p: "Processor", instruction: Instruction) -> int | None:
@@ -171,14 +167,7 @@ def _vmptrst(p: "Processor", instruction: Instruction) -> None:
 
 
 def _store(p: "Processor", instruction: Instruction, value: int, size: int) -> bool:
-    operand = effective_address(p.state, instruction, p.state.rip)
-    if p.check_segment(operand, size, write=True):
-        return False
-    failed = p.linear.write(operand.linear, value.to_bytes(size, "little"))
-    if failed is not None:
-        p.take_fault(failed)
-        return False
-    return True
+    return write_operand(p, effective_address(p.state, instruction, p.state.rip), size, value)
 
 
 def _vmxoff(p: "Processor", instruction: Instruction) -> None:
