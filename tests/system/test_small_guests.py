@@ -157,3 +157,13 @@ CR0_NE_THEN_PG = (
 @BOTH
 def test_cr0_reads_as_written_after_vmxon(mode: Mode) -> None:
     assert found_by(mode, CR0_NE_THEN_PG) == 1
+
+
+@BOTH
+def test_control_words_of_the_floating_point_units_after_reset(mode: Mode) -> None:
+    """FNSTCW, STMXCSR with CR4.OSFXSR; MXCSR * 65536 + FCW."""
+    code = (
+        "0f20e0 0d00020000 0f22e0 d93d 00051000 0fae1d 04051000"  # or cr4, 200h; fnstcw; stmxcsr
+        "a1 04051000 c1e010 66a1 00051000 baf4000000 ef"  # mov eax, ..; shl eax, 16; mov ax, ..
+    )
+    assert found_by(mode, code, more={LOAD + 0x500: b"\xff" * 8}) == 0x1F80_0040

@@ -47,6 +47,10 @@ class Accesses:
         self.code_watch: Callable[[int, int, int], None] | None = None
         self.watches_stores = True
         self.implicit: tuple[range, ...] = ()
+        self.watched: frozenset[int] = frozenset()
+        """Pages with data breakpoints of the processor's own."""
+        self.is_watched = False
+        """The access that was refused last is to one of them."""
 
     def fill(self, page: int, kind: int) -> int | None:
         """Translate the linear ``page`` for the engine; on a fault, remember it."""
@@ -55,6 +59,9 @@ class Accesses:
             self.is_guarded = True
             return None
         state, mmu = p.state, p.mmu
+        if page in self.watched and kind != FETCH:
+            self.is_watched = True
+            return None
         if page > mmu.address_mask >> 1 and state.is_64bit and not state.is_canonical(page):
             self.fault = None
             return None
@@ -81,7 +88,7 @@ class Accesses:
 
     def _grant_large(self, page: int, place: int, kind: int) -> None:
         """Let the engine use a large page's translation for all of its data, if nobody minds."""
-        if self.implicit or not self._p.mmu.answers_for_whole_pages:
+        if self.implicit or self.watched or not self._p.mmu.answers_for_whole_pages:
             return
         if self._p.debugger is not None and self._p.debugger.guards_any:
             return
@@ -111,6 +118,8 @@ class Accesses:
         p = self._p
         if p.debugger is not None and p.debugger.covers(p.index, address, size):
             return True
+        if p.breakpoints.has_code(address, size):
+            return True
         code = p.linear.fetch(address, size, user=p.state.cpl == 3)
         return isinstance(code, bytes) and self.scanner.has_special(code, code_bits(p.state))
 
@@ -122,12 +131,14 @@ class Accesses:
         """Return what IN reads, or None where the instruction faults or exits."""
         if self.port_is_refused(port, size):
             return None
+        self._p.breakpoints.port(port, size)
         return self._p.platform.port_in(self._p.index, port, size)
 
     def port_out(self, port: int, size: int, value: int) -> bool:
         """Execute OUT, or return False where the instruction faults or exits."""
         if self.port_is_refused(port, size):
             return False
+        self._p.breakpoints.port(port, size)
         self._p.platform.port_out(self._p.index, port, size, value)
         return True
 
@@ -172,7 +183,9 @@ class Accesses:
 def on_fault(p: "Processor") -> None:
     """Handle `Trap.FAULT`: an access that was refused."""
     accesses, is_fetch = p.accesses, p.engine.fault_kind == FETCH
-    if accesses.fault is None and is_fetch:
+    if accesses.is_watched:
+        _step_at_breakpoint(p)
+    elif accesses.fault is None and is_fetch:
         undo_branch(p)
         p.raise_exception(Vector.GP, 0)
     elif accesses.fault is None:
@@ -189,6 +202,24 @@ def on_fault(p: "Processor") -> None:
         _retry_as_supervisor(p, pages)
     else:
         p.take_fault(accesses.engine_fault())
+
+
+def _step_at_breakpoint(p: "Processor") -> None:
+    """Execute an instruction that accesses a page with a data breakpoint, perhaps the data."""
+    accesses = p.accesses
+    accesses.is_watched = False
+    instruction = p.instruction()
+    if instruction is None:
+        return
+    touched = p.breakpoints.accesses(instruction)
+    accesses.watched = frozenset()
+    trap = p.engine.step()
+    accesses.watched = p.breakpoints.pages
+    p.engine.is_stale = True  # it has been told of the page
+    if trap:
+        p.handlers[trap](p)
+    else:
+        p.breakpoints.touched(touched)
 
 
 def _step_alone(p: "Processor") -> int:

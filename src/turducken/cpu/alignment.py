@@ -4,30 +4,14 @@ The engine makes none, so code with these bits set is executed one instruction a
 one's operands are looked at first. SDM 3A, "Interrupt 17 - Alignment Check Exception (#AC)".
 """
 
-from collections.abc import Iterator
-
-from iced_x86 import (
-    CpuidFeature,
-    InstructionInfoFactory,
-    MemorySize,
-    OpAccess,
-    Register,
-    UsedMemory,
-)
+from iced_x86 import CpuidFeature, Instruction, MemorySize
 
 from turducken.arch.registers import CR0, CR4, RFLAGS
-from turducken.cpu.decoder import (
-    SEGMENT_NUMBERS,
-    Instruction,
-    linear_address,
-    memory_size,
-    read_register,
-)
 from turducken.cpu.engine import State
+from turducken.cpu.used_memory import Access, accesses_of
 
 _AM, _TS_EM, _SMAP = CR0.mask("AM"), CR0.mask("TS", "EM"), CR4.mask("SMAP")
 _AC = RFLAGS.mask("AC")
-_info = InstructionInfoFactory()
 
 _BY_SIZE = {2: 2, 4: 4, 6: 4, 8: 8, 10: 8, 14: 2, 28: 4, 94: 2, 108: 4}
 """Operands of other sizes are not checked, or only with #GP."""
@@ -36,9 +20,6 @@ _BY_KIND: dict[int, int] = {
     MemorySize.BOUND16_WORD_WORD: 2,
     MemorySize.BOUND32_DWORD_DWORD: 4,
 }
-_NO_ACCESS = frozenset({OpAccess.NONE, OpAccess.NO_MEM_ACCESS})
-_ADDRESS_BITS = {1: 16, 2: 32, 3: 64}
-_COUNTERS = {1: Register.CX, 2: Register.ECX, 3: Register.RCX}
 _FLOATING = frozenset(
     {
         CpuidFeature.FPU,
@@ -75,40 +56,12 @@ def is_misaligned(state: State, instruction: Instruction) -> bool:
         return False
     if state.cr0 & _TS_EM and not _FLOATING.isdisjoint(instruction.cpuid_features()):
         return False
-    if _is_idle(state, instruction):
-        return False
     return any(
-        address & alignment - 1 and (not state.is_64bit or state.is_canonical(address))
-        for address, alignment in _operands(state, instruction)
+        one.address & _alignment(one) - 1
+        and (not state.is_64bit or state.is_canonical(one.address))
+        for one in accesses_of(state, instruction)
     )
 
 
-def _is_idle(state: State, instruction: Instruction) -> bool:
-    """Tell whether a string instruction's counter is zero."""
-    if not (instruction.has_rep_prefix or instruction.has_repne_prefix):
-        return False
-    if not instruction.is_string_instruction:
-        return False
-    used = _info.info(instruction).used_memory()
-    return not read_register(state, _COUNTERS[used[0].address_size])
-
-
-def _operands(state: State, instruction: Instruction) -> Iterator[tuple[int, int]]:
-    """Yield the linear address and the alignment of everything an instruction accesses."""
-    for one in _info.info(instruction).used_memory():
-        kind = one.memory_size or instruction.memory_size
-        alignment = _BY_KIND.get(kind) or _BY_SIZE.get(memory_size(kind), 1)
-        if alignment > 1 and one.access not in _NO_ACCESS:
-            yield _address(state, instruction, one), alignment
-
-
-def _address(state: State, instruction: Instruction, one: UsedMemory) -> int:
-    offset = one.displacement
-    if one.base != Register.NONE:
-        offset += read_register(state, one.base)
-    elif instruction.is_ip_rel_memory_operand:
-        offset += state.rip  # decoded at address 0
-    if one.index != Register.NONE:
-        offset += read_register(state, one.index) * one.scale
-    offset &= (1 << _ADDRESS_BITS.get(one.address_size, 64)) - 1
-    return linear_address(state, SEGMENT_NUMBERS[one.segment], offset)
+def _alignment(access: Access) -> int:
+    return _BY_KIND.get(access.kind) or _BY_SIZE.get(access.size, 1)

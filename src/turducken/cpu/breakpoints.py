@@ -48,6 +48,8 @@ class Breakpoints:
         self.enabled: tuple[Breakpoint, ...] = ()
         self.pages: frozenset[int] = frozenset()
         """Linear pages with data breakpoints."""
+        self.has_ports = False
+        """There are I/O breakpoints: code runs one instruction at a time."""
 
     def update(self) -> None:
         """Follow the debug registers, before code runs."""
@@ -64,6 +66,8 @@ class Breakpoints:
             for page in (one.address & ~PAGE_OFFSET_MASK,
                          one.address + one.length - 1 & ~PAGE_OFFSET_MASK)
         )  # fmt: skip
+        self.has_ports = any(one.kind == _PORT for one in self.enabled)
+        self._p.accesses.watched = self.pages
         self._p.engine.is_code_stale = True
 
     def has_code(self, address: int, size: int) -> bool:

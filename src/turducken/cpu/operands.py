@@ -22,11 +22,6 @@ _PE = CR0.mask("PE")
 _AC, _VM = RFLAGS.mask("AC"), RFLAGS.mask("VM")
 
 
-def is_valid_rip(state: State, address: int) -> bool:
-    """Tell whether ``address`` is canonical."""
-    return state.is_canonical(address)
-
-
 def check(state: State, segment: int, offset: int, size: int, *, write: bool) -> int | Event:
     """Return the linear address of an operand, or the exception that its segment causes."""
     linear = linear_address(state, segment, offset)

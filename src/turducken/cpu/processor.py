@@ -19,6 +19,7 @@ from turducken.arch.registers import CR0, RFLAGS
 from turducken.arch.tasks import TaskSwitchSource
 from turducken.cpu import alignment, apic_access, boundary, branch_stepping, vm_exit
 from turducken.cpu.accesses import Accesses
+from turducken.cpu.breakpoints import ENABLED, Breakpoints
 from turducken.cpu.control_registers import Key, cr4_writable, sync_mmu
 from turducken.cpu.cpuid import Cpuid
 from turducken.cpu.decoder import (
@@ -170,11 +171,11 @@ class Processor:
         self.state.xcr0 = 1
         self.pkru = 0
         self.pending = Pending()
+        self.breakpoints = Breakpoints(self)
         self._nmi_blocked = False
         self.stack_shadow: int | None = None
         self.activity = Activity.ACTIVE if index == 0 else Activity.WAIT_FOR_SIPI
         self.attention = True
-        self.at_every_boundary = True
         self.awaited_flags = 0
         self.statistics = Statistics()
         self.root: Generator[Wait, None, None] | None = None
@@ -296,6 +297,8 @@ class Processor:
                 self.yielded = False
                 return
 
+    at_every_boundary = True
+    """Something waits for the next instruction boundary."""
     interrupted: tuple[int, int, int] | None = None
     """Until the next VM entry: region, IDT-vectoring information and reason of a VM exit."""
     _last_exception = (-1, 0, 0, 0)
@@ -316,9 +319,11 @@ class Processor:
         alone = self.debugger is not None and self.debugger.before_code(self.index)
         guest = self.guest
         self.statistics.traps += 1
+        if self.dr[7] & ENABLED or self.breakpoints.enabled:
+            self.breakpoints.update()
         if self.is_exact:
             budget -= LONGEST_BLOCK
-        if budget < 0 or alone:
+        if budget < 0 or alone or self.breakpoints.has_ports:
             trap: int = Trap.SPECIAL
         elif guest is not None and guest.primary & Primary.MONITOR_TRAP_FLAG:
             # A single instruction, whoever executes it; a VM exit cancels the trap.

@@ -20,10 +20,10 @@ from turducken.cpu.decoder import (
     write_register,
 )
 from turducken.cpu.engine import SegmentIndex, Trap
-from turducken.cpu.events import Event, EventKind
+from turducken.cpu.events import Event, EventKind, exception
 from turducken.cpu.guest_controls import Secondary
 from turducken.cpu.intercepts import string_io, system, system_calls
-from turducken.cpu.operands import is_valid_rip, read_operand
+from turducken.cpu.operands import read_operand
 from turducken.cpu.special import is_far, is_vector, loads_stack_segment
 from turducken.cpu.transfers import jumps, returns
 from turducken.cpu.transfers.stack_segment import load_stack_segment
@@ -49,6 +49,11 @@ def on_special(p: "Processor") -> None:
     if instruction is None:
         return
     p.stepped_from = p.state.rip, p.state.rip + instruction.len
+    if p.breakpoints.enabled:
+        met = p.breakpoints.at_instruction()
+        if met:
+            p.raise_event(exception(Vector.DB, payload=met))
+            return
     if is_misaligned(p.state, instruction):
         p.raise_exception(Vector.AC, 0)
         return
@@ -181,7 +186,7 @@ def _write_base(p: "Processor", instruction: Instruction) -> None:
         p.raise_exception(Vector.UD)
         return
     value = read_register(state, instruction.op0_register)
-    if not is_valid_rip(state, value):
+    if not state.is_canonical(value):
         p.general_protection()
         return
     index = SegmentIndex.FS if instruction.mnemonic == Mnemonic.WRFSBASE else SegmentIndex.GS

@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING
 
 from turducken.address import PAGE_SIZE
 from turducken.arch.registers import RFLAGS
-from turducken.cpu import operands
-from turducken.cpu.decoder import SEGMENT_NUMBERS, Instruction, linear_address
+from turducken.cpu.decoder import Instruction, linear_address, operand_segment
 from turducken.cpu.engine import SegmentIndex
-from turducken.cpu.events import Event
 from turducken.cpu.guest_controls import Primary
 from turducken.cpu.intercepts import io
+from turducken.cpu.operands import check_write, read, write
 
 if TYPE_CHECKING:
     from turducken.cpu.processor import Processor
@@ -36,12 +35,11 @@ class _String:
         self.is_repeated = instruction.has_rep_prefix or instruction.has_repne_prefix
         self.left = state.gpr[_RCX] & self._mask if self.is_repeated else 1
         self._pointer = _RDI if is_in else _RSI
-        self._offset = state.gpr[self._pointer] & self._mask
-        self._segment = SegmentIndex.ES if is_in else SEGMENT_NUMBERS[instruction.memory_segment]
-        self.linear = linear_address(state, self._segment, self._offset)
+        self.offset = state.gpr[self._pointer] & self._mask
+        self.segment = int(SegmentIndex.ES) if is_in else operand_segment(state, instruction)
+        self._linear = linear_address(state, self.segment, self.offset)
         self.port = state.gpr[_RDX] & 0xFFFF
         self._is_down = bool(state.rflags & _DF)
-        self._is_alone = False
 
     @property
     def piece(self) -> int:
@@ -51,37 +49,23 @@ class _String:
         """
         guest = self._p.guest
         is_watched = guest is not None and guest.primary & Primary.MONITOR_TRAP_FLAG
-        if self._is_alone or self._is_down or is_watched or self._p.state.rflags & _TF:
+        stops = is_watched or self._p.breakpoints.enabled
+        if self._is_down or stops or self._p.state.rflags & _TF:
             return 1
-        room = min(PAGE_SIZE - self.linear % PAGE_SIZE, self._mask + 1 - self._offset)
+        room = min(PAGE_SIZE - self._linear % PAGE_SIZE, self._mask + 1 - self.offset)
         return max(1, min(self.left, room // self.size))
-
-    def is_refused(self, *, write: bool) -> bool:
-        """Raise what the operand's segment causes, if it does at the first iteration.
-
-        The port comes before: SDM 3C, "Relative Priority of Faults and VM Exits".
-        """
-        if self._check(self.piece, write=write) is None:
-            return False
-        self._is_alone = True
-        refusal = self._check(1, write=write)
-        if refusal is not None:
-            self._p.raise_event(refusal)
-        return refusal is not None
-
-    def _check(self, count: int, *, write: bool) -> Event | None:
-        size = self.size * count
-        found = operands.check(self._p.state, self._segment, self._offset, size, write=write)
-        return found if isinstance(found, Event) else None
 
     def advance(self, count: int) -> None:
         """Note that ``count`` iterations are done; leave the instruction with the last one."""
         step = self.size * (-count if self._is_down else count)
-        self._set(self._pointer, self._offset + step)
+        self._set(self._pointer, self.offset + step)
         if self.is_repeated:
             self._set(_RCX, self.left - count)
+        self._p.breakpoints.port(self.port, self.size)
         if count == self.left:
             self._p.advance(self._instruction.len)
+        else:
+            self._p.complete_iteration()
 
     def _set(self, number: int, value: int) -> None:
         gpr = self._p.state.gpr
@@ -104,15 +88,16 @@ def ins(p: "Processor", instruction: Instruction) -> None:
         io.on_io(p)
         return
     # The destination is checked before the port is read.
-    if string.is_refused(write=True):
+    piece = string.piece
+    wrong = check_write(p, string.segment, string.offset, string.size * piece)
+    if wrong is not None and piece > 1:
+        piece = 1
+        wrong = check_write(p, string.segment, string.offset, string.size)
+    if wrong is not None:
+        p.refuse(wrong)
         return
-    user = p.state.cpl == 3
-    fault = p.linear.write_check(string.linear, string.size * string.piece, user=user)
-    if fault is not None:
-        p.take_fault(fault)
-        return
-    data = p.platform.port_in_block(p.index, string.port, string.size, string.piece)
-    failed = p.linear.write(string.linear, data, user=user)
+    data = p.platform.port_in_block(p.index, string.port, string.size, piece)
+    failed = write(p, string.segment, string.offset, data)
     assert failed is None
     string.advance(len(data) // string.size)
 
@@ -125,11 +110,12 @@ def outs(p: "Processor", instruction: Instruction) -> None:
     if p.accesses.port_is_refused(string.port, string.size):
         io.on_io(p)
         return
-    if string.is_refused(write=False):
-        return
-    data = p.linear.read(string.linear, string.size * string.piece, user=p.state.cpl == 3)
+    piece = string.piece
+    data = read(p, string.segment, string.offset, string.size * piece)
+    if not isinstance(data, bytes) and piece > 1:
+        data = read(p, string.segment, string.offset, string.size)
     if not isinstance(data, bytes):
-        p.take_fault(data)
+        p.refuse(data)
         return
     written = p.platform.port_out_block(p.index, string.port, string.size, data)
     string.advance(written // string.size)

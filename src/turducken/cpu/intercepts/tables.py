@@ -24,7 +24,6 @@ from turducken.cpu.descriptors import place_of, set_busy
 from turducken.cpu.events import Event
 from turducken.cpu.guest_controls import Secondary
 from turducken.cpu.intercepts.operands import descriptor_information, displacement
-from turducken.cpu.operands import is_valid_rip
 from turducken.cpu.transfers.steps import fault, is_long, is_real_or_8086
 from turducken.mmu.faults import Fault
 from turducken.vmx import vmcs_fields as f
@@ -107,7 +106,7 @@ def _load_base(p: "Processor", instruction: Instruction, register: int) -> None:
     if value is None:
         return
     limit, base = value & 0xFFFF, value >> 16
-    if state.is_64bit and not is_valid_rip(state, base):
+    if state.is_64bit and not state.is_canonical(base):
         p.general_protection()
         return
     state.set_table(register, base & 0xFF_FFFF if instruction.code in _SHORT else base, limit)
@@ -198,7 +197,7 @@ def _system(p: "Processor", selector: int) -> _System | Event | Fault:
     word = int.from_bytes(raw, "little")
     found = Descriptor(word & 0xFFFF_FFFF_FFFF_FFFF, place)
     base = found.base | word >> 64 << 32 & 0xFFFF_FFFF_0000_0000
-    is_wrong = word >> (64 + 40) & 0x1F or not is_valid_rip(state, base)
+    is_wrong = word >> (64 + 40) & 0x1F or not state.is_canonical(base)
     if not found.is_system or (is_long(state) and is_wrong):
         return fault(Vector.GP, selector)
     return _System(found, base)

@@ -266,9 +266,7 @@ def _pointer_mask(p: "Processor", segment: Segment) -> int:
 def _check_frame(p: "Processor", segment: Segment, place: int, size: int) -> Event | None:
     state = p.state
     if steps.is_long(state):
-        good = operands.is_valid_rip(state, place) and operands.is_valid_rip(
-            state, place + size - 1
-        )
+        good = state.is_canonical(place) and state.is_canonical(place + size - 1)
         return None if good else exception(Vector.SS, 0)
     return None if segment.holds(place, size) else fault(Vector.SS, segment.selector)
 
@@ -288,7 +286,7 @@ def inner_stack(p: "Processor", level: int) -> _Stack | Event | Fault:
         return raw
     if steps.is_long(state):
         pointer = int.from_bytes(raw, "little")
-        if not operands.is_valid_rip(state, pointer):
+        if not state.is_canonical(pointer):
             return exception(Vector.SS, 0)
         return _Stack(steps.null_stack(level), None, pointer)
     half = length // 2

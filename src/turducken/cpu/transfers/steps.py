@@ -8,7 +8,6 @@ from turducken.arch.segments import UNUSABLE, Descriptor, Segment, SegmentIndex
 from turducken.cpu.descriptors import read_descriptor
 from turducken.cpu.engine import State
 from turducken.cpu.events import Event, exception
-from turducken.cpu.operands import is_valid_rip
 from turducken.mmu.faults import Fault
 
 if TYPE_CHECKING:
@@ -47,7 +46,7 @@ def segment_8086(selector: int) -> Segment:
 def check_target(state: State, code: Descriptor, offset: int) -> Event | None:
     """Check an instruction pointer against the code segment that it is in."""
     if is_long(state) and code.is_long:
-        return None if is_valid_rip(state, offset) else exception(Vector.GP, 0)
+        return None if state.is_canonical(offset) else exception(Vector.GP, 0)
     return exception(Vector.GP, 0) if offset > code.limit else None
 
 
