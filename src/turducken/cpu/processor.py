@@ -523,6 +523,11 @@ class Processor:
             return None
         return decode(code, code_bits(self.state))
 
+    def instruction_bytes(self) -> bytes:
+        """Return the bytes at RIP, at most 15 and fewer where a page cannot be fetched."""
+        code = self._fetch()
+        return code if isinstance(code, bytes) else b""
+
     def peek(self) -> Instruction | None:
         """Decode the instruction at RIP; None, and nothing else, where it cannot be fetched."""
         code = self._fetch()

@@ -3,8 +3,9 @@
 RDRAND and RDSEED would read the host's randomness; INS stores to memory before it asks, and
 both INS and OUTS would go word by word; XGETBV,
 XSETBV, INVD and INT1 would not stop; SYSCALL and SYSENTER would do nothing, SYSRET is AMD's, and
-protection keys are not the engine's; far transfers, loads of SS, and WRFSBASE and WRGSBASE accept
-what no processor does; and it takes AVX for SSE.
+protection keys are not the engine's; far transfers, loads of SS, WRFSBASE and WRGSBASE, and the
+instructions of `turducken.cpu.intercepts.checked` accept what no processor does, and so does LOCK;
+and it takes AVX for SSE.
 Blocks that contain one are executed one instruction at a time.
 """
 
@@ -13,11 +14,12 @@ from iced_x86 import Code, Decoder, EncodingKind, Instruction, Mnemonic, Registe
 from turducken.cpu.absent import AbsentInstructions, compile_suspects
 
 _SUSPECTS = (
-    rb"[\x6c-\x6f\xf1\x9a\xea\xc4\xc5\x62\xca\xcb\x17]",
+    rb"[\x6c-\x6f\xf0\xf1\x9a\xea\xc4\xc5\x62\xca\xcb\x17]",
     rb"\x0f[\x05\x07\x08\x34\xb2]",
     rb"\x0f\xc7[\xf0-\xff]",
     rb"\x0f\x01[\xd0\xd1\xee\xef]",
-    rb"\x0f\xae[\xd0-\xdf]",
+    rb"\x0f\x38[\xf0\xf1]",
+    rb"\x0f\xae[\x00-\x17\x30-\x57\x70-\x97\xb0-\xbf\xd0-\xdf]",
     rb"\x8e[\x10-\x17\x50-\x57\x90-\x97\xd0-\xd7]",
     rb"\xff[\x18-\x1f\x28-\x2f\x58-\x5f\x68-\x6f\x98-\x9f\xa8-\xaf]",
 )
@@ -46,6 +48,14 @@ SPECIAL = frozenset(
         Mnemonic.WRGSBASE,
         Mnemonic.RETF,
         Mnemonic.LSS,
+        Mnemonic.LDMXCSR,
+        Mnemonic.FXSAVE,
+        Mnemonic.FXSAVE64,
+        Mnemonic.FXRSTOR,
+        Mnemonic.FXRSTOR64,
+        Mnemonic.CLFLUSH,
+        Mnemonic.CLFLUSHOPT,
+        Mnemonic.CLWB,
     }
 )
 

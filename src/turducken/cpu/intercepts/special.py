@@ -23,6 +23,7 @@ from turducken.cpu.engine import SegmentIndex, Trap
 from turducken.cpu.events import Event, EventKind, exception
 from turducken.cpu.guest_controls import Secondary
 from turducken.cpu.intercepts import string_io, system, system_calls
+from turducken.cpu.intercepts.checked import CHECKS, refuse_undefined
 from turducken.cpu.operands import read_operand
 from turducken.cpu.special import is_far, is_vector, loads_stack_segment
 from turducken.cpu.transfers import jumps, returns
@@ -64,6 +65,13 @@ def on_special(p: "Processor") -> None:
         return
     if is_vector(instruction) or p.accesses.scanner.absent.has(instruction):
         _lack(p, instruction)
+        return
+    if instruction.is_invalid and refuse_undefined(p, p.instruction_bytes()):
+        return
+    check = CHECKS.get(instruction.mnemonic)
+    refused = None if check is None else check(p, instruction)
+    if refused is not None:
+        p.refuse(refused)
         return
     transfer = _transfer(instruction)
     if transfer is not None:
