@@ -85,7 +85,7 @@ def test_the_acpi_root_pointer_is_found_by_scanning(firmware, area):
     by_rsdt = firmware.tables(firmware.word(rsdp + 16), 4)
     by_xsdt = firmware.tables(firmware.word(rsdp + 24, 8), 8)
     assert by_rsdt == by_xsdt
-    assert set(by_rsdt) == {b"FACP", b"APIC"}
+    assert set(by_rsdt) == {b"FACP", b"APIC", b"SPCR", b"DBG2", b"HPET"}
 
 
 def test_the_madt_lists_the_boot_processor_first(firmware):
@@ -226,3 +226,22 @@ def test_the_timer_reaches_the_boot_processor_in_virtual_wire_mode():
     assert [apic.pending_vector() for apic in chipset.apics] == [0x08, None]
     assert chipset.ports.read(0x4D1, 1) == 0x02
     assert chipset.vga.text() == ""
+
+
+def test_serial_port_tables_lead_to_com1(firmware):
+    tables = firmware.tables(firmware.word(firmware.given.rsdp_address + 16), 4)
+    spcr, dbg2 = tables[b"SPCR"], tables[b"DBG2"]
+    assert len(spcr) == 80
+    assert struct.unpack_from("<BxxxBBBBQ", spcr, 36) == (0, 1, 8, 0, 0, 0x3F8)
+    at = struct.unpack_from("<I", dbg2, 36)[0]
+    assert struct.unpack_from("<H", dbg2, at + 1)[0] == len(dbg2) - at
+    assert struct.unpack_from("<HH", dbg2, at + 12) == (0x8000, 0)
+    registers = at + struct.unpack_from("<H", dbg2, at + 18)[0]
+    assert struct.unpack_from("<BBBBQ", dbg2, registers) == (1, 8, 0, 0, 0x3F8)
+    name = at + struct.unpack_from("<H", dbg2, at + 6)[0]
+    assert dbg2[name:] == b"\\_SB_.COM1\0"
+
+
+def test_the_hpet_table_says_what_the_hpet_says(firmware):
+    table = firmware.tables(firmware.word(firmware.given.rsdp_address + 16), 4)[b"HPET"]
+    assert struct.unpack_from("<IBBBBQ", table, 36) == (0x8086_A201, 0, 64, 0, 0, 0xFED0_0000)

@@ -20,8 +20,9 @@ from turducken.devices.disk.piix_ide import PiixIde
 from turducken.devices.disk.taskfile import Drive
 from turducken.devices.dma import DmaMemory
 from turducken.devices.fw_cfg import FwCfg
+from turducken.devices.hpet import Hpet, Replaceable
 from turducken.devices.interrupt_test import InterruptTestPorts
-from turducken.devices.io_apic import IoApic
+from turducken.devices.io_apic import PINS, IoApic
 from turducken.devices.keyboard_controller import COMMAND_PORT, KeyboardController
 from turducken.devices.lines import (
     COM1_IRQ,
@@ -161,6 +162,7 @@ class Chipset:
         self.dma = DmaMemory(memory)
         self._make_devices(memory, sizes, len(processors))
         self._attach()
+        self.attach_memory(self.hpet)
         self._make_pci()
 
     def _connect_interrupts(
@@ -194,8 +196,11 @@ class Chipset:
         self._serial_lines = [SharedLine(self._line(irq)) for irq in (COM1_IRQ, COM2_IRQ)]
         self.uart = Uart(out.console, self._serial_lines[0].driver())
         self.uarts = [self.uart, *self._further_uarts()]
-        self.pit = Pit(self.clock, self._line(TIMER_IRQ))
-        self.cmos = Cmos(self.clock, self._line(RTC_IRQ))
+        pins = [partial(self.io_apic.set_line, pin) for pin in range(PINS)]
+        timer, rtc = self._line(TIMER_IRQ), self._line(RTC_IRQ)
+        self.hpet = Hpet(self.clock, pins, (timer, rtc))
+        self.pit = Pit(self.clock, Replaceable(timer, self.hpet))
+        self.cmos = Cmos(self.clock, Replaceable(rtc, self.hpet))
         self.cmos.set_memory(sizes, processors)
         self.keyboard = KeyboardController(
             partial(out.reset, COMMAND_PORT), self._line(KEYBOARD_IRQ), self._line(MOUSE_IRQ)

@@ -17,6 +17,7 @@ from turducken.machine.firmware import (
 from turducken.machine.firmware.acpi import build_acpi
 from turducken.machine.firmware.install import io_apic_id
 from turducken.machine.firmware.memory_map import TABLES_BASE
+from turducken.machine.firmware.more_tables import more_tables
 from turducken.machine.firmware.registers import PROCESSOR_MSRS, set_mtrrs, set_up_chipset
 from turducken.machine.firmware.rom import RomImage
 from turducken.machine.machine import Machine
@@ -66,7 +67,7 @@ def switch_on(machine: Machine, rom: RomImage, options: SystemOptions) -> BootSt
     processors = len(machine.processors)
     chipset = machine.chipset
     low_ram = min(options.memory, LOW_LIMIT)
-    acpi = build_acpi(0, processors, io_apic_id(processors), low_ram=low_ram)
+    acpi = build_acpi(0, processors, io_apic_id(processors), more_tables(), low_ram)
     fw_cfg_files.add_acpi(chipset.fw_cfg, acpi)
     fw_cfg_files.add_memory_map(chipset.fw_cfg, options.memory)
     fw_cfg_files.add_boot_settings(chipset.fw_cfg, COM1)

@@ -44,7 +44,7 @@ _WBINVD, _PROC_C1, _PWR_BUTTON, _SLP_BUTTON, _RESET_REG_SUP = (
 _FADT_FLAGS = _WBINVD | _PROC_C1 | _PWR_BUTTON | _SLP_BUTTON | _RESET_REG_SUP
 _LEGACY_DEVICES, _HAS_8042 = 1 << 0, 1 << 1
 _RESET_VALUE = 0x06
-_SYSTEM_IO = 1
+_SYSTEM_MEMORY, _SYSTEM_IO = 0, 1
 
 
 def checksum(data: bytes) -> int:
@@ -102,9 +102,14 @@ def dsdt(processors: int, low_ram: int) -> bytes:
     return system_table(b"DSDT", 2, definition_block(processors, low_ram))
 
 
-def _io_address(port: int, bits: int) -> bytes:
+def io_address(port: int, bits: int) -> bytes:
     """Return a generic address structure for a port."""
     return struct.pack("<BBBBQ", _SYSTEM_IO, bits, 0, 0, port)
+
+
+def memory_address(address: int, bits: int) -> bytes:
+    """Return a generic address structure for registers in memory."""
+    return struct.pack("<BBBBQ", _SYSTEM_MEMORY, bits, 0, 0, address)
 
 
 _NO_ADDRESS = bytes(12)
@@ -122,10 +127,10 @@ def fadt(facs_address: int, dsdt_address: int) -> bytes:
             struct.pack("<8B", 4, 2, 0, 4, 0, 0, 0, 0),  # lengths of the register blocks
             struct.pack("<HHHHBBBBB", 0xFFFF, 0xFFFF, 0, 0, 0, 0, 0, 0, CENTURY),
             struct.pack("<HBI", _LEGACY_DEVICES | _HAS_8042, 0, _FADT_FLAGS),
-            _io_address(RESET_PORT, 8) + struct.pack("<BHB", _RESET_VALUE, 0, 0),
+            io_address(RESET_PORT, 8) + struct.pack("<BHB", _RESET_VALUE, 0, 0),
             struct.pack("<QQ", facs_address, dsdt_address),
-            _io_address(event, 32) + _NO_ADDRESS + _io_address(control, 16) + _NO_ADDRESS,
-            _NO_ADDRESS + _io_address(timer, 32) + _NO_ADDRESS + _NO_ADDRESS,
+            io_address(event, 32) + _NO_ADDRESS + io_address(control, 16) + _NO_ADDRESS,
+            _NO_ADDRESS + io_address(timer, 32) + _NO_ADDRESS + _NO_ADDRESS,
         )
     )
     return system_table(b"FACP", 4, body)

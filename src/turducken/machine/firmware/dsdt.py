@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from turducken.address import GIB
 from turducken.devices.acpi_pm import SLEEP_TYPE_OFF
 from turducken.devices.cmos import INDEX_PORT
+from turducken.devices.hpet import HPET_BASE, HPET_SIZE
 from turducken.devices.lines import COM1_IRQ, KEYBOARD_IRQ, MOUSE_IRQ, PCI_PINS, RTC_IRQ
 from turducken.devices.pci import ADDRESS_PORT
 from turducken.devices.pci.piix import pci_line
@@ -59,6 +60,7 @@ def _isa_devices() -> Iterable[bytes]:
         ("RTC_", "PNP0B00", None, (aml.io_ports(INDEX_PORT, 2), aml.irq(RTC_IRQ))),
         ("KBD_", "PNP0303", None, keyboard),
         ("MOU_", "PNP0F13", None, (aml.irq(MOUSE_IRQ),)),
+        ("HPET", "PNP0103", None, (aml.memory32(HPET_BASE, HPET_SIZE),)),
         ("COM1", "PNP0501", 1, (aml.io_ports(COM1, 8), aml.irq(COM1_IRQ))),
     ):
         yield aml.device(name, _identity(hid, uid) + _resources(aml.resources(*crs)))

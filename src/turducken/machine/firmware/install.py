@@ -11,6 +11,7 @@ from turducken.machine.firmware.memory_map import (
     MemoryMap,
     pc_memory_map,
 )
+from turducken.machine.firmware.more_tables import more_tables
 from turducken.memory import Memory
 from turducken.memory.physical import LOW_LIMIT
 
@@ -63,7 +64,7 @@ def install_firmware(memory: Memory, options: FirmwareOptions) -> Firmware:
     apic_id = io_apic_id(processors)
     _write_bios_area(memory)
     low_ram = min(options.ram_size, LOW_LIMIT)
-    acpi = build_acpi(TABLES_BASE, processors, apic_id, low_ram=low_ram)
+    acpi = build_acpi(TABLES_BASE, processors, apic_id, more_tables(), low_ram)
     memory.write(TABLES_BASE, acpi.image)
     memory.write(_RSDP_ADDRESS, acpi.rsdp)
     memory.write(_EBDA_RSDP_ADDRESS, acpi.rsdp)

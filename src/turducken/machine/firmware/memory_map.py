@@ -14,7 +14,8 @@ TABLES_BASE = 0xE0000
 BIOS_BASE = 0xF0000
 SMALLEST_RAM = 2 * MIB
 
-_APIC_PAGES = (0xFEC0_0000, 0xFEE0_0000)
+_DEVICE_PAGES = (0xFEC0_0000, 0xFED0_0000, 0xFEE0_0000)
+"""I/O APIC, HPET, local APICs."""
 _ROM_BASE = 0xFFFC_0000
 
 
@@ -126,7 +127,7 @@ def pc_memory_map(ram_size: int) -> MemoryMap:
         MemoryRange(0, EBDA_BASE),
         MemoryRange(EBDA_BASE, LOW_MEMORY_END, reserved),
         MemoryRange(TABLES_BASE, MIB, reserved),
-        *(MemoryRange(page, page + 4 * KIB, reserved) for page in _APIC_PAGES),
+        *(MemoryRange(page, page + 4 * KIB, reserved) for page in _DEVICE_PAGES),
         MemoryRange(_ROM_BASE, HIGH_BASE, reserved),
     ]
     for start, end in ram_ranges(ram_size):
