@@ -203,7 +203,9 @@ class Hpet:
         """The counter has reached a comparator."""
         timer = self._timers[number]
         if timer.is_set("PERIODIC") and timer.period:
-            timer.comparator = timer.comparator + timer.period & (1 << timer.width) - 1
+            mask = (1 << timer.width) - 1
+            late = self.counter - timer.comparator & mask
+            timer.comparator = timer.comparator + (late // timer.period + 1) * timer.period & mask
         if timer.is_set("ENABLE"):
             if timer.is_set("LEVEL"):
                 self._status |= 1 << number
