@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from turducken.apps import parse_request
 from turducken.check import Sanitizer
 from turducken.machine.boot import ImageError, load_image
 from turducken.system import Mode, Outcome, Stops, System, SystemOptions
@@ -12,7 +13,6 @@ from turducken.system.linux import (
     find_kernel,
     find_module,
     leave_out_calls,
-    shipped_program,
 )
 
 MODULES = ("virt/lib/irqbypass.ko", "arch/x86/kvm/kvm.ko", "arch/x86/kvm/kvm-intel.ko")
@@ -92,12 +92,12 @@ def test_the_sanitizer_says_nothing_of_kvm_unless_a_flush_is_left_out(changed):
         assert "[kvm]" in text
 
 
-def test_pals_of_processes_are_isolated():
-    from turducken.apps import parse_request
-
-    for bits in (64, 32):
-        assert shipped_program(f"pal-demo-{bits}")
-        wanted = options(f"pal-demo-{bits}", Mode.NESTED, 1, apps=[parse_request("trustvisor")])
-        result = System(wanted).run(LIMIT)
-        assert (result.outcome, result.code) == (Outcome.GUEST_EXIT, 0), result.console
-        assert f"# a process of {bits} bits" in result.console
+@pytest.mark.parametrize("where", ["", " l2"], ids=["L1", "L2"])
+@pytest.mark.parametrize("bits", [64, 32])
+def test_pals_of_processes_are_isolated(bits, where):
+    command, apps = f"pal-demo-{bits}{where}", [parse_request("trustvisor")]
+    wanted = options(command, Mode.NESTED, 1, modules=modules() if where else (), apps=apps)
+    result = System(wanted).run(LIMIT)
+    assert (result.outcome, result.code) == (Outcome.GUEST_EXIT, 0), result.console
+    assert f"# a process of {bits} bits" in result.console
+    assert "# pal-demo: 0 failed" in result.console

@@ -33,6 +33,7 @@ EXAMPLES = """\
    turducken run lhv-i386-pae --cpus 2 --tlb random --seed 7
    turducken run lhv-amd64 --cmdline "tests=ept" --json result.json
    turducken run my-hypervisor.elf --mode bare --cpus 2 --sanitize=strict
+   turducken run vmlinuz --memory 512M --initrd busybox --share . --run 'ls -l /share'
    turducken run xen-4.17-amd64.gz --module any-file --memory 1G \\
        --cmdline "com1=115200 console=com1" --until "VMX enabled" --fail-on "Panic on CPU"
 """
