@@ -114,8 +114,8 @@ Watch = Annotated[
         "--watch",
         metavar="ADDRESS",
         rich_help_panel=SHOW,
-        help="An L2-physical address (hexadecimal) whose way through EPT12, EPT01 and EPT02 the "
-        "summary shows. Repeatable.",
+        help="An L2-physical address (hexadecimal) whose way through EPT12, EPT01 and EPT02 (bare: "
+        "the EPT in force) the summary shows, up to the entry that stops it. Repeatable.",
     ),
 ]
 

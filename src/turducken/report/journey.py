@@ -19,18 +19,23 @@ def journeys_table(result: Result) -> Table:
     for number, one in enumerate(result.journeys):
         if number:
             table.add_section()
-        _add_journey(table, one)
+        # What follows the tables as they are is how they were when L2 used the address last.
+        before = result.journeys[number - 1] if number else None
+        is_earlier = one.is_past and before is not None and before.address == one.address
+        _add_journey(table, one, is_earlier=is_earlier)
     return table
 
 
-def _add_journey(table: Table, journey: Explanation) -> None:
-    name = f"{journey.address:#x}"
+def _add_journey(table: Table, journey: Explanation, *, is_earlier: bool) -> None:
+    name = f"{journey.address:#x}" + (" (earlier)" if is_earlier else "")
     for stage in journey.stages:
         _add_stage(table, name, stage)
         name = ""
 
 
 def _add_stage(table: Table, name: str, stage: Stage) -> None:
+    if not stage.entries:
+        table.add_row(name, stage.table, "", "", "", stage.outcome, "", "")
     last = len(stage.entries) - 1
     for number, entry in enumerate(stage.entries):
         first = (name, stage.table) if number == 0 else ("", "")

@@ -16,6 +16,7 @@ from turducken.symbols import Names, RunningKernel
 from turducken.system import diagnosing, disks, ending, nested, start
 from turducken.system.console import Console, Wanted, Watch
 from turducken.system.errors import CutShort, SetupError
+from turducken.system.journeys import journeys
 from turducken.system.options import Mode, SystemOptions
 from turducken.system.progress import Progress
 from turducken.system.result import (
@@ -151,7 +152,7 @@ class System:
             guest_nanoseconds=machine.now,
             host_seconds=self.host_seconds,
             console=self.console.text,
-            journeys=() if hypervisor is None else tuple(nested.journeys(hypervisor, self.options)),
+            journeys=tuple(journeys(machine, hypervisor, self.options)),
             unclaimed=tuple(machine.unclaimed),
             stopped=() if hypervisor is None else hypervisor.stopped,
             diagnoses=tuple(self.diagnoses.sightings) if self.diagnoses is not None else (),

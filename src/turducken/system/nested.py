@@ -4,10 +4,9 @@ L0's memory is RAM that nothing tells L1 of: the machine has it in addition to w
 L1 finds the same memory map, CMOS and fw_cfg as on a machine of its own.
 """
 
-from turducken.address import MIB, Gpa2
+from turducken.address import MIB
 from turducken.cpu.root import RootView
-from turducken.hypervisor import BootRegisters, Hypapp, Hypervisor, UnsuitableProcessorError, Vcpu
-from turducken.hypervisor.explain import Explanation, explain
+from turducken.hypervisor import BootRegisters, Hypapp, Hypervisor, UnsuitableProcessorError
 from turducken.machine.boot import BootState
 from turducken.machine.machine import Machine
 from turducken.memory.physical import HIGH_BASE, LOW_LIMIT
@@ -67,29 +66,6 @@ def _make_apps(options: SystemOptions) -> list[Hypapp]:
         names = " and ".join(f"--app {one.text}" for one in options.apps)
         raise SetupError(f"{names}: they want EPT01 shared in different ways")
     return apps
-
-
-def journeys(hypervisor: Hypervisor, options: SystemOptions) -> list[Explanation]:
-    """Explain the watched addresses that L2 used; where it used none of them, three others."""
-    found = []
-    for address in options.watch:
-        vcpu = next((one for one in hypervisor.vcpus if address in one.explained), None)
-        if vcpu is not None:
-            found.append(explain(hypervisor, Gpa2(address), vcpu.index))
-    return found or [
-        explain(hypervisor, Gpa2(address), vcpu.index)
-        for vcpu in hypervisor.vcpus[:1]
-        for address in _some_addresses(vcpu)
-    ]
-
-
-def _some_addresses(vcpu: Vcpu) -> list[int]:
-    """Return the first, a middle and the last address of what the last L2's EPT02 maps."""
-    context = vcpu.nested.current
-    root12 = context.root12 if context is not None else None
-    table = vcpu.shadow.table_of(root12) if root12 is not None else None
-    mapped = [gpa for gpa, entry in table.leaves() if entry.is_present] if table else []
-    return sorted({mapped[0], mapped[len(mapped) // 2], mapped[-1]}) if mapped else []
 
 
 def _boot_registers(boot_state: BootState) -> BootRegisters:

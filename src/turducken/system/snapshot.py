@@ -6,8 +6,8 @@ from turducken.cpu.processor import Processor
 from turducken.inspect.source import EPT_ABILITIES
 from turducken.inspect.writers import write_snapshot
 from turducken.system.assembly import System
+from turducken.system.journeys import uses_ept
 from turducken.vmx import vmcs_fields as f
-from turducken.vmx.controls import Primary, Secondary
 
 _EPTP_WRITE_BACK_WALK_4 = 0x1E
 
@@ -71,7 +71,6 @@ def _roots_of_bare(processor: Processor) -> dict[str, int]:
         return {}
     name = f"cpu{processor.index}"
     roots = {f"{name}.vmcs": int(current.region)}
-    primary, secondary = current.read(f.PRIMARY_CONTROLS), current.read(f.SECONDARY_CONTROLS)
-    if primary & Primary.ACTIVATE_SECONDARY_CONTROLS and secondary & Secondary.ENABLE_EPT:
+    if uses_ept(current):
         roots[f"{name}.ept"] = current.read(f.EPTP)
     return roots
