@@ -99,6 +99,23 @@ def test_what_other_makers_have_is_undefined(code):
     assert run(code).event() == UD
 
 
+@pytest.mark.parametrize("code", ["0fc723", "0fc72b", "0fc71b"])
+def test_the_compacted_format_of_xsave_is_not_there(code):
+    """XSAVEC, XSAVES, XRSTORS; and so no IA32_XSS."""
+    assert run(code).event() == UD
+    assert run("b9a00d0000 0f32").event() == GP
+    assert cpuid(run(code), 0xD, 1)[0] & 0xA == 0
+
+
+def test_sti_blocks_for_one_instruction_even_where_interrupts_are_on():
+    """A processor would not: docs/machine.md says so."""
+    pc = run("fb 0fa2")
+    pc.state.rflags |= 1 << 9
+    pc.p.engine.run(100)  # to CPUID
+    assert pc.state.rip == CODE + 1
+    assert pc.state.in_shadow
+
+
 def test_counts_are_counts_where_they_are_offered():
     pc = run("f30fbdc1")
     pc.event()

@@ -113,6 +113,36 @@ TEST("event-state", timer, "event-state-timer-saved", 0)
     check(used <= passed + 1, "the timer went down no faster than time passed");
 }
 
+/* What ends the shutdown state: NMI windows and the timer, but no interrupt window. */
+static void enter_shutdown(struct vm *vm)
+{
+    vm_start(vm, l2_nop.start, 0);
+    vmwrite(VMCS_GUEST_RFLAGS, RFLAGS_FIXED | RFLAGS_IF);
+    vmwrite(VMCS_GUEST_ACTIVITY, ACTIVITY_SHUTDOWN);
+}
+
+TEST("event-state", shutdown, "event-state-shutdown", 0)
+{
+    if (!(caps.misc & BIT(7)))
+        skip("no shutdown state");
+    vm_needs(PIN, PIN_PREEMPTION_TIMER);
+    vm_control(vm, PIN, PIN_PREEMPTION_TIMER, 0);
+    vmwrite(VMCS_PREEMPTION_TIMER, 500);
+    row("interrupt window");
+    vm_control(vm, CPU, CPU_INTERRUPT_WINDOW, 0);
+    enter_shutdown(vm);
+    vm_expect(vm, REASON_TIMER);
+    check_equal("activity state", vmread(VMCS_GUEST_ACTIVITY), ACTIVITY_SHUTDOWN);
+    vm_control(vm, CPU, 0, CPU_INTERRUPT_WINDOW);
+    row("NMI window");
+    vm_needs(PIN, PIN_NMI_EXITING | PIN_VIRTUAL_NMIS);
+    vm_needs(CPU, CPU_NMI_WINDOW);
+    vm_control(vm, PIN, PIN_NMI_EXITING | PIN_VIRTUAL_NMIS, 0);
+    vm_control(vm, CPU, CPU_NMI_WINDOW, 0);
+    enter_shutdown(vm);
+    vm_expect(vm, REASON_NMI_WINDOW);
+}
+
 /* MWAIT tells whether a range is monitored. */
 L2_CODE(l2_mwait, "xor %eax, %eax; xor %ecx, %ecx", "mwait");
 L2_CODE(l2_monitor, "mov " SP ", " AX "; xor %ecx, %ecx; xor %edx, %edx; monitor; xor %eax, %eax",

@@ -157,7 +157,8 @@ def _attend_nmi(p: "Processor", *, blocked: bool) -> bool:
 
 
 def _nmi_window_open(p: "Processor", guest: GuestControls, *, blocked: bool) -> bool:
-    if not guest.primary & Primary.NMI_WINDOW_EXITING or p.activity is Activity.SHUTDOWN:
+    """SDM 3C, "NMI-Window Exiting and Virtual-NMI Delivery": in the shutdown state too."""
+    if not guest.primary & Primary.NMI_WINDOW_EXITING:
         return False
     return not (blocked or p.nmi_blocked)
 
