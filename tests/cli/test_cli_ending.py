@@ -77,7 +77,8 @@ def test_a_signal_ends_a_run_and_everything_is_told(
 def test_a_signal_before_the_run_begins_is_not_lost(tmp_path: Path) -> None:
     image, pipe, record = write(tmp_path / "image", SPIN), tmp_path / "pipe", tmp_path / "json"
     os.mkfifo(pipe)
-    with started("run", image, "--module", pipe, "--json", record) as process:
+    outputs = ["--json", record, "--report", tmp_path / "page.html", "--trace", tmp_path / "t.json"]
+    with started("run", image, "--module", pipe, *outputs) as process:
         with open(pipe, "wb") as module:  # opens once turducken reads it
             process.send_signal(15)
             module.write(b"x")
@@ -86,13 +87,16 @@ def test_a_signal_before_the_run_begins_is_not_lost(tmp_path: Path) -> None:
     assert "interrupted (SIGTERM)" in out
     told = json.loads(record.read_text())
     assert (told["outcome"], told["instructions"]) == ("interrupted", 0)
+    assert (tmp_path / "page.html").read_text().endswith("</html>\n")
+    assert json.loads((tmp_path / "t.json").read_text())["traceEvents"]
 
 
 def test_other_commands_just_leave(tmp_path: Path) -> None:
     image, pipe = write(tmp_path / "image", SPIN), tmp_path / "pipe"
     os.mkfifo(pipe)
-    with started("compare", image, "--module", pipe) as process, open(pipe, "wb"):
-        process.send_signal(2)
+    with started("compare", image, "--module", pipe) as process:
+        with open(pipe, "wb"):
+            process.send_signal(2)
         out, err = process.communicate(timeout=60)
     assert (process.returncode, out, err) == (130, "", "")
 

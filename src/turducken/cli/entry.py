@@ -5,9 +5,10 @@ Statuses: 0 success, 1 the guest (or a check) failed, 2 bad usage or input, 3 a 
 one ended the command.
 """
 
+import os
 import sys
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 
 from turducken.cli.complaints import in_our_words
 from turducken.cli.errors import (
@@ -26,9 +27,13 @@ _FINISHING = "run"
 
 
 def main() -> None:
-    """Run the command line of the process."""
+    """Run the command line of the process, and end it."""
     name_standard_output()
-    sys.exit(run(sys.argv[1:]))
+    status = run(sys.argv[1:])
+    with suppress(OSError, ValueError):
+        sys.stderr.flush()
+    # Everything is written. Python's own way out takes a while and no longer heeds our signals.
+    os._exit(status)
 
 
 def run(arguments: Sequence[str]) -> int:

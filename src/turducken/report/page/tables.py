@@ -20,8 +20,6 @@ from turducken.report.page.markup import details, table, tag, text
 from turducken.report.words import plural
 from turducken.system import Result, System
 from turducken.system.snapshot import roots_of
-from turducken.vmx import vmcs_fields as f
-from turducken.vmx.controls import Primary, Secondary
 
 _MOST_RANGES = 400
 _MOST_ADDRESSES = 8
@@ -55,23 +53,15 @@ def _format(system: System) -> BoundFormat:
 
 
 def _roots(system: System) -> Iterator[_Roots]:
-    """Return the tables of each processor that has run a guest with EPT."""
+    """Return the tables of each processor (none of a run that ended before it began)."""
     known = roots_of(system)
-    for processor in system.machine.processors:
-        name, cpu = f"cpu{processor.index}", processor.index
-        if system.hypervisor is not None:
-            ept12 = known.get(f"{name}.ept12")
-            yield _Roots(cpu, ept12, known[f"{name}.ept01"], known.get(f"{name}.ept02"))
+    for one in system.machine.processors:
+        name = f"cpu{one.index}"
+        if system.hypervisor is None:
+            yield _Roots(one.index, known.get(f"{name}.ept"))
         else:
-            yield _Roots(cpu, _bare_root(system, cpu))
-
-
-def _bare_root(system: System, cpu: int) -> int | None:
-    """Return the EPTP of the current VMCS, where it uses one."""
-    vmcs = system.machine.processors[cpu].vmx.current
-    if vmcs is None or not vmcs.read(f.PRIMARY_CONTROLS) & Primary.ACTIVATE_SECONDARY_CONTROLS:
-        return None
-    return vmcs.read(f.EPTP) if vmcs.read(f.SECONDARY_CONTROLS) & Secondary.ENABLE_EPT else None
+            names = (f"{name}.ept12", f"{name}.ept01", f"{name}.ept02")
+            yield _Roots(one.index, *(known.get(each) for each in names))
 
 
 def maps(system: System) -> str:
@@ -146,7 +136,7 @@ def ways(system: System, result: Result, gathered: Gathered) -> str:
 def _explain(system: System, cpu: int, address: int) -> Explanation | None:
     if system.hypervisor is not None:
         return explain(system.hypervisor, Gpa2(address), cpu)
-    root = _bare_root(system, cpu)
+    root = roots_of(system).get(f"cpu{cpu}.ept")
     if root is None:
         return None
     stage = read_stage("EPT", _format(system), system.machine.memory, root, address)
