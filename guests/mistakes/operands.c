@@ -185,6 +185,15 @@ MISTAKE(invvpid_address, "invvpid-address-not-canonical")
     must_succeed("INVVPID", try_invvpid(INVVPID_ADDRESS, operand));
 }
 
+/* ---- control registers ---- */
+
+MISTAKE(vmxe_early, "cr4-vmxe-cleared-in-vmx-operation")
+{
+    write_cr4(read_cr4() & ~(word)CR4_VMXE);
+}
+
+MISTAKE(ne_early, "cr0-ne-cleared-in-vmx-operation") { write_cr0(read_cr0() & ~(word)CR0_NE); }
+
 /* ---- MSRs and ports ---- */
 
 MISTAKE(rdmsr_unknown, "rdmsr-of-no-msr")

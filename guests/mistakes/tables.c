@@ -65,6 +65,18 @@ MISTAKE(no_skip, "cpuid-exit-never-skipped")
     resume_for_ever(vm);
 }
 
+MISTAKE(no_case, "cpuid-exit-not-handled")
+{
+    vm_start(vm, l2_cpuid.start, 0);
+    vm_expect_done(vm);
+}
+
+MISTAKE(unhandled, "ept-violation-not-handled")
+{
+    start_access(vm, WRITE, VIOLATION_PAGE);
+    vm_expect_done(vm);
+}
+
 L2_CODE(l2_self, "", "1: jmp 1b");
 
 MISTAKE(l2_loop, "l2-jumps-to-itself")

@@ -4,11 +4,14 @@ The guest is guests/mistakes: a hypervisor that is right but for one thing. Each
 bare, where the processor judges it, and nested, where L0 does.
 """
 
+import re
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
 from turducken.address import MIB
+from turducken.diagnosis import Sighting
 from turducken.report.diagnoses import in_order
 from turducken.system import Mode, Result, Stops, System, SystemOptions, find_image
 
@@ -205,6 +208,10 @@ ROWS = [
     Row("invvpid-of-vpid-0", "invvpid.vpid", "VPID in the descriptor"),
     Row("invvpid-no-such-type", "invvpid.type", "type of INVVPID"),
     Row("invvpid-address-not-canonical", "invvpid.address", "linear address in the descriptor"),
+    Row("cr4-vmxe-cleared-in-vmx-operation", "vmx.cr4-fixed", "value for CR4"),
+    Row("cr0-ne-cleared-in-vmx-operation", "vmx.cr0-fixed", "value for CR0"),
+    Row("cpuid-exit-not-handled", "exits.not-handled", "Exit reason"),
+    Row("ept-violation-not-handled", "ept.not-present", "EPT PDE"),
     Row("rdmsr-of-no-msr", "msr.unknown", "ECX"),
     Row("wrmsr-of-a-bad-value", "msr.value", "ECX"),
     Row("in-from-no-device", "machine.unanswered", "address"),
@@ -303,3 +310,31 @@ def test_nothing_is_collected_where_nobody_asks() -> None:
     assert system.diagnoses is None
     assert not result.diagnoses
     assert result.exit_status == 1
+
+
+DOC = Path(__file__).parents[2] / "docs" / "my-vmlaunch-failed.md"
+
+
+def test_the_causes_of_the_doc_are_mistakes_of_the_image() -> None:
+    rules = {row.mistake: row.rule for row in ROWS}
+    common = DOC.read_text().partition("## When")[0]
+    causes = re.findall(r"^\| `([a-z0-9-]+)`.*?`([a-z0-9.-]+)` \|", common, re.MULTILINE)
+    assert len(causes) >= 10
+    for mistake, rule in causes:
+        assert rules[mistake] == rule
+
+
+def test_bare_and_nested_find_the_same() -> None:
+    found = []
+    for mode in Mode:
+        options = SystemOptions(find_image("lhv-amd64"), mode=mode, text="tests=entry,errors")
+        result = System(options).run()
+        assert result.exit_status == 0
+        found.append([_essence(one) for one in result.diagnoses])
+    assert found[0] == found[1]
+    assert len(found[0]) > 100
+
+
+def _essence(one: Sighting) -> tuple[object, ...]:
+    said = one.diagnosis
+    return (one.place, one.count, said.operation, said.outcome, [rule.id for rule in said.rules])

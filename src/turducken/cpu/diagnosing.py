@@ -7,6 +7,7 @@ Python has its own view of what its guest did wrong.
 from typing import TYPE_CHECKING
 
 from turducken.cpu.events import Event
+from turducken.cpu.guest_controls import Secondary
 from turducken.cpu.triple_fault import Chain, event_name, explain_triple_fault
 from turducken.diagnosis import BrokenRule, Diagnosis, Kind, Reading
 from turducken.vmx.checks import EntryContext, EntryFailure
@@ -18,6 +19,7 @@ from turducken.vmx.explain import (
     misconfigured,
     msr_loading_failed,
     refused_by_gate,
+    refused_control_register,
     refused_entry,
     refused_msr,
     refused_vmfunc,
@@ -37,6 +39,17 @@ def tell_refused(p: "Processor", gate: Gate, instruction: Instruction, mode: Mod
     if p.on_diagnosis is not None:
         key = ("gate", instruction.name, gate.id)
         p.on_diagnosis(key, lambda: refused_by_gate(gate, instruction, mode, p.capabilities))
+
+
+def tell_refused_control_register(p: "Processor", number: int, value: int) -> None:
+    """MOV to CR0 or CR4 raises #GP because of VMX operation's fixed bits."""
+    if p.on_diagnosis is not None:
+        guest = p.guest
+        free = guest is not None and guest.has_secondary(Secondary.UNRESTRICTED_GUEST)
+        p.on_diagnosis(
+            ("mov-to-cr", number, value),
+            lambda: refused_control_register(number, value, p.capabilities, unrestricted=free),
+        )
 
 
 def tell_refused_vmfunc(p: "Processor", function: int) -> None:

@@ -301,6 +301,8 @@ class Processor:
     """Something waits for the next instruction boundary."""
     interrupted: tuple[int, int, int] | None = None
     """Until the next VM entry: region, IDT-vectoring information and reason of a VM exit."""
+    last_exception: Event | None = None
+    """The last hardware exception, whatever became of it; it came up at `last_exception_rip`."""
     _last_exception = (-1, 0, 0, 0)
     _same_exceptions = 0
     yielded = False
@@ -448,9 +450,15 @@ class Processor:
             during = None if combined.vector == Vector.DF else event
             event = combined
 
+    @property
+    def last_exception_rip(self) -> int:
+        """RIP of the instruction at which the last hardware exception came up."""
+        return self._last_exception[1]
+
     def _note_exception(self, event: Event) -> None:
         """Tell where the same exception comes up at the same instruction for ever."""
         same = event.vector, self.state.rip, event.payload, self.state.gpr[4]
+        self.last_exception = event
         if same != self._last_exception:
             self._last_exception, self._same_exceptions = same, 0
         self._same_exceptions += 1

@@ -31,13 +31,15 @@ class Kind(Enum):
     """A processor goes round in a few instructions, and nothing can end that."""
     LOST_EVENT = "lost-event"
     """A VM exit interrupted the delivery of an event that was never injected again."""
+    UNHANDLED_EXIT = "unhandled-exit"
+    """The last VM exit of a guest that was not entered again in a run that failed."""
     MSR = "msr"
     """RDMSR or WRMSR raised #GP."""
     UNANSWERED = "unanswered-access"
     """Nothing in the machine answers an access."""
 
 
-HINTS = frozenset({Kind.LOST_EVENT, Kind.MSR, Kind.UNANSWERED})
+HINTS = frozenset({Kind.LOST_EVENT, Kind.MSR, Kind.UNANSWERED, Kind.UNHANDLED_EXIT})
 """Kinds that alone seldom end a run."""
 
 

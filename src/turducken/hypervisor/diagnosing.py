@@ -24,6 +24,7 @@ from turducken.vmx.explain import (
     misconfigured,
     msr_loading_failed,
     refused_by_gate,
+    refused_control_register,
     refused_entry,
     refused_msr,
     vmx_aborted,
@@ -44,6 +45,18 @@ def tell_refused(vcpu: "Vcpu", gate: Gate, instruction: Instruction, mode: Mode)
             vcpu.index,
             ("gate", instruction.name, gate.id),
             lambda: refused_by_gate(gate, instruction, mode, vcpu.capabilities12),
+        )
+
+
+def tell_refused_control_register(vcpu: "Vcpu", number: int, value: int) -> None:
+    """MOV to CR0 or CR4 of L1 raises #GP because of its VMX operation's fixed bits."""
+    if vcpu.events.on_diagnosis is not None and vcpu.unit.in_operation:
+        vcpu.events.on_diagnosis(
+            vcpu.index,
+            ("mov-to-cr", number, value),
+            lambda: refused_control_register(
+                number, value, vcpu.capabilities12, unrestricted=False
+            ),
         )
 
 

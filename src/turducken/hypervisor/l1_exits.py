@@ -8,7 +8,7 @@ from turducken.arch import xcr0
 from turducken.arch.exceptions import Vector
 from turducken.arch.registers import CR0, CR4
 from turducken.hypervisor import boot, stopping
-from turducken.hypervisor.diagnosing import tell_msr
+from turducken.hypervisor.diagnosing import tell_msr, tell_refused_control_register
 from turducken.hypervisor.operands import is_64bit_mode, read_gpr
 from turducken.hypervisor.task_switch import on_task_switch
 from turducken.hypervisor.vmx_instructions import HANDLERS as VMX_HANDLERS
@@ -131,6 +131,8 @@ def _write_cr0(vcpu: "Vcpu", value: int) -> "Handling":
     refused = value >> 32 or (value & _PG and not value & _PE) or (value & _NW and not value & _CD)
     if not refused and vcpu.unit.in_operation:
         refused = not vcpu.capabilities12.accepts_cr0(value)
+        if refused:
+            tell_refused_control_register(vcpu, 0, value)
     if refused:
         vcpu.inject(Vector.GP, 0)
     else:
@@ -143,6 +145,7 @@ def _write_cr4(vcpu: "Vcpu", value: int) -> "Handling":
     if vcpu.unit.in_operation:
         refused = refused or not vcpu.capabilities12.accepts_cr4(value)
     if refused:
+        tell_refused_control_register(vcpu, 4, value)
         vcpu.inject(Vector.GP, 0)
     else:
         vcpu.vmcs01.write(f.CR4_READ_SHADOW, value)

@@ -42,7 +42,8 @@ def fatal_of(result: Result) -> list[Sighting]:
     if result.exit_status == 0 or not result.diagnoses:
         return []
     serious = [one for one in result.diagnoses if one.diagnosis.kind not in HINTS]
-    last = max(serious or result.diagnoses, key=lambda one: one.last)
+    hints = [one for one in result.diagnoses if one.diagnosis.kind is not Kind.UNHANDLED_EXIT]
+    last = max(serious or hints or result.diagnoses, key=lambda one: one.last)
     if last.diagnosis.kind not in CONSEQUENCES:
         return [last]
     causes = [

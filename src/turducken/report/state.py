@@ -60,6 +60,10 @@ def _processor_lines(one: ProcessorState, system: System, *, whole_vmcs: bool) -
         for address in one.backtrace:
             name = describe(address)
             yield f"    {address:#x}" + (f" {name}" if name else "")
+    if one.last_exception is not None:
+        what, rip = one.last_exception
+        name = describe(rip)
+        yield f"  last exception: {what}, at {rip:#x}" + (f" ({name})" if name else "")
     if one.vmcs is not None:
         yield from vmcs_lines(one.vmcs, whole=whole_vmcs)
 
@@ -95,6 +99,9 @@ def state_as_dict(one: ProcessorState, system: System, *, whole_vmcs: bool) -> d
         "backtrace": [
             {"address": address, "symbol": describe(address)} for address in one.backtrace
         ],
+        "last_exception": None
+        if one.last_exception is None
+        else {"event": one.last_exception[0], "rip": one.last_exception[1]},
         "vmcs": None if one.vmcs is None else vmcs_as_dict(one.vmcs, whole=whole_vmcs),
     }
 

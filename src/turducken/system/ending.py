@@ -9,8 +9,12 @@ from turducken.devices.bus import Access
 from turducken.diagnosis import BrokenRule, Diagnosis, Key, Kind, Place, Reading
 from turducken.hypervisor import Hypervisor
 from turducken.machine.machine import Machine, Outcome, Unclaimed
-from turducken.system.places import place_of
-from turducken.system.progress import Progress
+from turducken.system.places import linear_of, place_of
+from turducken.system.progress import LastExit, Progress, last_exit, refused_violation
+from turducken.vmx import vmcs_fields as f
+from turducken.vmx.exit_reasons import ENTRY_FAILURE, ExitReason, name_of
+from turducken.vmx.explain import read_field
+from turducken.vmx.vmcs import Vmcs
 
 _SMALL_LOOP = 256
 """Bytes of code within which a processor goes round."""
@@ -30,6 +34,11 @@ def explain_ending(
         place = Place(one.cpu, 1, one.rip, one.rip)
         yield place, ("unanswered", one.kind, one.address), partial(_unanswered, one)
     outcome = machine.stop.outcome
+    is_success = outcome is Outcome.UNTIL or (
+        outcome is Outcome.GUEST_EXIT and machine.stop.code == 0
+    )
+    if not is_success:
+        yield from _unhandled_exits(machine, hypervisor)
     if outcome is Outcome.HALTED:
         for processor in machine.processors:
             if processor.activity is not Activity.WAIT_FOR_SIPI:
@@ -41,6 +50,49 @@ def explain_ending(
             if processor.activity is Activity.ACTIVE and _is_small_loop(places):
                 found = partial(_endless_loop, processor, places)
                 yield places[-1], ("endless-loop",), found
+
+
+def _unhandled_exits(machine: Machine, hypervisor: Hypervisor | None) -> Iterator[Found]:
+    """Yield the last VM exit of each guest that has not been entered again."""
+    for processor in machine.processors:
+        vmcs = _left_by_guest(processor, hypervisor)
+        if vmcs is not None and vmcs.is_launched:
+            same = last_exit(vmcs)
+            if not same.reason & ENTRY_FAILURE:
+                place = Place(processor.index, 2, same.rip, linear_of(vmcs, same.rip))
+                found = partial(_unhandled, hypervisor, processor, vmcs, same)
+                yield place, ("unhandled-exit", same.reason), found
+
+
+def _left_by_guest(processor: Processor, hypervisor: Hypervisor | None) -> Vmcs | None:
+    """Return the VMCS of a guest that L1 has not entered since its last VM exit."""
+    if hypervisor is None:
+        return processor.vmx.current if processor.guest is None else None
+    vcpu = next((one for one in hypervisor.vcpus if one.index == processor.index), None)
+    return vcpu.unit.current if vcpu is not None and not vcpu.in_l2 else None
+
+
+def _unhandled(
+    hypervisor: Hypervisor | None, processor: Processor, vmcs: Vmcs, same: LastExit
+) -> Diagnosis:
+    name = name_of(same.reason)
+    rules: tuple[BrokenRule, ...] = ()
+    notes: tuple[str, ...] = ()
+    if same.reason == ExitReason.EPT_VIOLATION:
+        rules, notes = refused_violation(hypervisor, processor, same)
+    if not rules:
+        fields = [f.EXIT_REASON, f.EXIT_QUALIFICATION, f.GUEST_RIP]
+        if same.reason == ExitReason.EXCEPTION_OR_NMI:
+            fields[1:1] = [f.EXIT_INTERRUPTION_INFORMATION, f.EXIT_INTERRUPTION_ERROR_CODE]
+        rule = BrokenRule(
+            "exits.not-handled",
+            "whoever gets a VM exit must handle it and enter the guest again, or give it up",
+            'SDM 3C, "VM Exits"',
+            tuple(read_field(vmcs, one) for one in fields),
+        )
+        rules = (rule,)
+    outcome = "the last VM exit: the guest was not entered again"
+    return Diagnosis(Kind.UNHANDLED_EXIT, name, outcome, rules, notes)
 
 
 def _is_small_loop(places: list[Place]) -> bool:

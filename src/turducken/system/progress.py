@@ -247,7 +247,7 @@ def _no_progress(
     )
     note = f"{count:,} VM exits by now; the last {_FOLLOWED} found RIP and all registers the same"
     if same.reason == ExitReason.EPT_VIOLATION:
-        rules, walk = _refused(hypervisor, processor, same)
+        rules, walk = refused_violation(hypervisor, processor, same)
         outcome = f"the same EPT violation at guest-physical {same.gpa:#x} again and again"
         return Diagnosis(Kind.ENDLESS_VIOLATION, "memory access", outcome, rules, (note, *walk))
     length = vmcs.read(f.EXIT_INSTRUCTION_LENGTH)
@@ -261,9 +261,10 @@ def _no_progress(
     return Diagnosis(Kind.NO_PROGRESS, name, "the same VM exit again and again", (rule,), (note,))
 
 
-def _refused(
+def refused_violation(
     hypervisor: Hypervisor | None, processor: Processor, same: LastExit
 ) -> tuple[tuple[BrokenRule, ...], tuple[str, ...]]:
+    """Explain an EPT violation by the EPT in force: the rules, and the walk's entries."""
     access = same.qualification & 7
     if hypervisor is None:
         ept = _ept_of(processor)

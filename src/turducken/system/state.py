@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from turducken.arch.registers import CR0, CR4, EFER, GPR_NAMES, RFLAGS
 from turducken.arch.segments import SegmentIndex
 from turducken.cpu.processor import Processor
+from turducken.cpu.triple_fault import event_name
 from turducken.diagnosis import Reading
 from turducken.hypervisor import Hypervisor, Vcpu
 from turducken.inspect.chain import Stage, Through, below
@@ -67,6 +68,8 @@ class ProcessorState:
     registers: tuple[tuple[str, int], ...]
     backtrace: tuple[int, ...]
     vmcs: VmcsState | None
+    last_exception: tuple[str, int] | None
+    """The last hardware exception on the processor, at any level, and the RIP at which it came."""
 
 
 def states_of(system: System) -> tuple[ProcessorState, ...]:
@@ -96,7 +99,13 @@ def _state(system: System, processor: Processor) -> ProcessorState:
         tuple(registers.items()),
         (linear, *_return_addresses(memory, registers, access)),
         vmcs_of(system, processor),
+        _last_exception(processor),
     )
+
+
+def _last_exception(processor: Processor) -> tuple[str, int] | None:
+    event = processor.last_exception
+    return None if event is None else (event_name(event), processor.last_exception_rip)
 
 
 def _vcpu_of(hypervisor: Hypervisor | None, processor: Processor) -> Vcpu | None:

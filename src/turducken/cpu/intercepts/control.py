@@ -22,6 +22,7 @@ from turducken.cpu.decoder import (
     read_register,
     write_register,
 )
+from turducken.cpu.diagnosing import tell_refused_control_register
 from turducken.cpu.events import exception
 from turducken.cpu.guest_controls import GuestControls, Primary, Secondary
 from turducken.cpu.operands import read_operand, write_operand
@@ -136,12 +137,14 @@ def _write_cr0(p: "Processor", value: int) -> cr.Refusal:
         if p.guest is not None and p.guest.has_secondary(Secondary.UNRESTRICTED_GUEST):
             fixed0 &= ~(_PE | _PG)
         if ~value & fixed0 or value & ~fixed1:
+            tell_refused_control_register(p, 0, value)
             return cr.GENERAL_PROTECTION
     return _followed(p, cr.write_cr0(p, value))
 
 
 def _write_cr4(p: "Processor", value: int) -> cr.Refusal:
     if p.vmx.in_operation and not p.capabilities.accepts_cr4(value):
+        tell_refused_control_register(p, 4, value)
         return cr.GENERAL_PROTECTION
     return _followed(p, cr.write_cr4(p, value))
 

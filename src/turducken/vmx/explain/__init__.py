@@ -9,7 +9,11 @@ from turducken.vmx.explain.ept import misconfigured, refused_access
 from turducken.vmx.explain.exits import forgets_event, lost_event, refused_msr, vmx_aborted
 from turducken.vmx.explain.fields import decode_field, read_field
 from turducken.vmx.explain.instructions import Operands, failed_instruction
-from turducken.vmx.explain.refusals import refused_by_gate, refused_vmfunc
+from turducken.vmx.explain.refusals import (
+    refused_by_gate,
+    refused_control_register,
+    refused_vmfunc,
+)
 
 __all__ = [
     "Operands",
@@ -22,6 +26,7 @@ __all__ = [
     "read_field",
     "refused_access",
     "refused_by_gate",
+    "refused_control_register",
     "refused_entry",
     "refused_msr",
     "refused_vmfunc",

@@ -3,7 +3,7 @@
 from turducken.arch.registers import CR0, CR4, EFER, RFLAGS
 from turducken.diagnosis import BrokenRule, Diagnosis, Kind, Reading, decoded_text
 from turducken.vmx import vmcs_fields as f
-from turducken.vmx.capabilities import Capabilities
+from turducken.vmx.capabilities import UNRESTRICTED_CR0, Capabilities
 from turducken.vmx.explain.allowed import fixed_bits
 from turducken.vmx.explain.fields import read_field
 from turducken.vmx.explain.recording import NotingMode
@@ -40,6 +40,27 @@ def refused_by_gate(
         gate.id, gate.text, gate.citation, tuple(readings), _allowed(gate, mode, capabilities)
     )
     return Diagnosis(Kind.EXCEPTION, instruction.name, gate.outcome.value, (rule,))
+
+
+def refused_control_register(
+    number: int, value: int, capabilities: Capabilities, *, unrestricted: bool
+) -> Diagnosis:
+    """Explain the #GP of a MOV to CR0 or CR4 that VMX operation does not support."""
+    layout = CR0 if number == 0 else CR4
+    if number == 0:
+        free = UNRESTRICTED_CR0 if unrestricted else 0
+        fixed0, fixed1 = capabilities.cr0_fixed0 & ~free, capabilities.cr0_fixed1
+    else:
+        fixed0, fixed1 = capabilities.cr4_fixed0, capabilities.cr4_fixed1
+    name = f"CR{number}"
+    rule = BrokenRule(
+        f"vmx.{name.lower()}-fixed",
+        f"in VMX operation, {name} must not get any bit at a value that is not supported",
+        'SDM 3C, "Restrictions on VMX Operation"',
+        (Reading(f"value for {name}", value, 16, decoded_text(layout, value)),),
+        fixed_bits(f"IA32_VMX_{name}_FIXED", fixed0, fixed1, value),
+    )
+    return Diagnosis(Kind.EXCEPTION, f"MOV to {name}", "#GP(0)", (rule,))
 
 
 def refused_vmfunc(unit: VmxUnit, function: int) -> Diagnosis:
