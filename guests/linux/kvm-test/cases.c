@@ -5,7 +5,13 @@
 #include "lib/program.h"
 #include "lib/string.h"
 
-enum { MADV_DONTNEED = 4, DIRTY_WORDS = MEMORY_SIZE / 4096 / 64 };
+enum {
+    MADV_DONTNEED = 4,
+    MREMAP_MAYMOVE_FIXED = 3,
+    PROT_READ_WRITE = 3,
+    MAP_FIXED_PRIVATE_ANONYMOUS = 0x32,
+    DIRTY_WORDS = MEMORY_SIZE / 4096 / 64,
+};
 
 static struct vm vm;
 static struct vcpu vcpus[2];
@@ -182,21 +188,32 @@ static void wait_until_ready(void)
         give_way();
 }
 
+/* Move a page elsewhere, so that it stays what it is, and put an empty one into its place. */
+static void replace_page(u32 address)
+{
+    u8 *page = vm.memory + address;
+    syscall5(SYS_mremap, page, PAGE_SIZE, PAGE_SIZE, MREMAP_MAYMOVE_FIXED, map_pages(PAGE_SIZE));
+    syscall(SYS_mmap, (long)page, PAGE_SIZE, PROT_READ_WRITE, MAP_FIXED_PRIVATE_ANONYMOUS, -1, 0);
+}
+
 /* A page is replaced by another while a guest looks at it on another processor, which must see the
- * new one. */
+ * new one; the second virtual processor looks on the processor that has replaced it. */
 static bool replaced_page(void)
 {
-    enum { OLD = 0x01d01d, NEW = 0x2e32e3, MOST_LOOKS = 1000000 };
+    enum { OLD = 0x01d01d, NEW = 0x2e32e3, MOST_LOOKS = 300000 };
     struct thread other;
+    START(&vcpus[1], LONG, watch);
+    vcpu_set(&vcpus[1], PAGES, 1, 0);
     START(&vcpus[0], LONG, watch);
     vcpu_set(&vcpus[0], PAGES, MOST_LOOKS, 0);
     *guest_long(PAGES) = OLD;
     thread_start(&other, run_on_last, &vcpus[0]);
     wait_until_ready();
-    take_away(PAGES, PAGE_SIZE);
+    replace_page(PAGES);
     *guest_long(PAGES) = NEW;
+    bool good = vcpu_run(&vcpus[1]) & TOLD(&vcpus[1], NEW);
     thread_join(&other);
-    return TOLD(&vcpus[0], NEW);
+    return good & TOLD(&vcpus[0], NEW);
 }
 
 /* Logging begins while a guest writes on another processor: what it writes from then on is seen. */

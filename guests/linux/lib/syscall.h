@@ -16,6 +16,7 @@ enum {
     SYS_mmap = NUMBER(9, 192), /* for 32 bits: mmap2, whose offset is in pages */
     SYS_mprotect = NUMBER(10, 125),
     SYS_munmap = NUMBER(11, 91),
+    SYS_mremap = NUMBER(25, 163),
     SYS_madvise = NUMBER(28, 219),
     SYS_ioctl = NUMBER(16, 54),
     SYS_access = NUMBER(21, 33),
