@@ -60,6 +60,7 @@ _BUSYBOX = {"busybox": "bin/busybox"}
 _XEN = {"xen": "boot/xen-*.gz"}
 _XEN_PACKAGE = "xen-hypervisor-4.17-amd64"
 _XEN_LINE = "com1=115200 console=com1"
+_XEN_LINUX_LINE = f"{_XEN_LINE} dom0_mem=512M xpti=0 spec-ctrl=no"
 
 KNOWN = (
     KnownSystem(
@@ -85,12 +86,12 @@ KNOWN = (
     ),
     KnownSystem(
         "xen-linux",
-        "Xen with Linux as its domain 0, to a shell's command in its initrd",
+        "Xen with Linux as its domain 0, to the kernel's start (it stops before its initrd)",
         f"{_XEN_PACKAGE} {_LINUX_PACKAGES}",
         (
-            *("run", "{xen}", "--memory", "1G", "--cmdline", f"{_XEN_LINE} dom0_mem=512M"),
-            *("--module", "{kernel}:console=hvc0 cryptomgr.notests", "--initrd", "{busybox}"),
-            *("--run", "cat /sys/hypervisor/type"),
+            *("run", "{xen}", "--memory", "1G", "--cmdline", _XEN_LINUX_LINE),
+            *("--module", "{kernel}:console=hvc0 earlyprintk=xen", "--initrd", "{busybox}"),
+            *("--run", "cat /sys/hypervisor/type", "--until", "Booting kernel on Xen"),
         ),
         {**_XEN, **_BUSYBOX},
         cpus=(1, 2),
