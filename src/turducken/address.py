@@ -36,7 +36,7 @@ def is_page_aligned(address: int) -> bool:
     return address & PAGE_OFFSET_MASK == 0
 
 
-def is_canonical(address: int, *, width: int = 48) -> bool:
+def is_canonical(address: int, *, width: int) -> bool:
     """Tell whether a 64-bit linear address is canonical for ``width`` implemented bits.
 
     SDM 1, "Canonical Addressing": bits 63 down to the most-significant implemented bit are equal.

@@ -7,10 +7,10 @@ import pytest
 from mmu_support import EPT_FORMAT, GUEST, LONG, RWX, Rig, edit, entry_place, features
 
 from turducken.mmu.faults import ApicAccess, EptMisconfiguration, EptViolation, PageFault
-from turducken.mmu.mmu import AccessMode
+from turducken.mmu.mmu import AccessMode, EptSetup
 from turducken.mmu.rights import FETCH, READ, WRITE
-from turducken.mmu.tlb import LinearTag
-from turducken.paging.formats import EPT, PAGING_4LEVEL, PAGING_PAE
+from turducken.mmu.tlb import LinearTag, Mapping
+from turducken.paging.formats import EPT, EPT_5LEVEL, PAGING_4LEVEL, PAGING_PAE, Features
 from turducken.paging.rights import XU, X, make_attributes
 from turducken.paging.table import PageTable
 
@@ -443,3 +443,26 @@ def test_the_leaf_decides_about_ve_where_all_entries_are_present() -> None:
             assert isinstance(found, EptViolation)
             assert found.suppresses_ve is expected
             assert not isinstance(rig.access(GVA, READ), EptViolation)
+
+
+# Five levels
+
+
+@pytest.mark.parametrize(("walk_length", "levels"), [(3, 4), (4, 5)])
+def test_the_walk_length_of_the_eptp_is_the_number_of_levels(walk_length: int, levels: int) -> None:
+    """An address of more than 48 bits is an EPT violation where there are four."""
+    rig, high = Rig(), 1 << 50
+    fmt = (EPT if levels == 4 else EPT_5LEVEL).bind(Features(maxphyaddr=52))
+    table = rig.table(fmt)
+    table.map(GPA, GUEST + GPA, 0x1000, RWX)
+    if levels == 5:
+        table.map(high, GUEST + GPA, 0x1000, RWX)
+    four = EPT.bind(Features(maxphyaddr=52))
+    setup = EptSetup(four, 0, False).with_eptp(table.root | 6 | walk_length << 3)
+    assert len(setup.format.levels) == levels
+    rig.mmu.configure(paging=None, root=0, mode=AccessMode(), vpid=0, pcid=0, ept=setup)
+    found = rig.mmu.guest_physical(GPA, READ, GPA, is_final=True)
+    assert isinstance(found, Mapping)
+    assert found.page == GUEST + GPA
+    found = rig.mmu.guest_physical(high, READ, high, is_final=True)
+    assert isinstance(found, Mapping) == (levels == 5)
