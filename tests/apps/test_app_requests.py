@@ -108,8 +108,16 @@ def test_applications_need_l0(capfd: pytest.CaptureFixture[str]) -> None:
     assert "--mode nested" in capfd.readouterr().err
 
 
-def test_applications_that_want_different_things(capfd: pytest.CaptureFixture[str]) -> None:
-    assert run(["run", "--app", "trustvisor", "--app", "trustvisor:sharing=copied"]) == 2
+def test_applications_that_want_different_things(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    other = tmp_path / "other.py"
+    other.write_text(
+        "from turducken.hypervisor import Hypapp\n"
+        "from turducken.hypervisor.hypapp import Ept01Sharing\n"
+        "class Other(Hypapp):\n    ept01_sharing = Ept01Sharing.COPIED\n"
+    )
+    assert run(["run", "--app", "trustvisor:sharing=one", "--app", str(other)]) == 2
     err = capfd.readouterr().err
     assert "they want EPT01 shared in different ways" in err
     assert err.count("\n") == 1

@@ -9,7 +9,7 @@ LOOP = "fb 41 ebfd"  # sti; 1: inc ecx; jmp 1b
 SELF_IPI = "c7050003e0fe40000400"  # mov dword [fee00300h], 40040h
 DIVIDE_BY_1 = "c705e003e0fe0b000000"
 TIMER_VECTOR = "c7052003e0fe50000000"
-START_TIMER = "c7058003e0fe19000000"  # 25 ticks of 40 ns: 1 us, 100 instructions
+START_TIMER = "c7058003e0fe64000000"  # 100 ticks of 10 ns: 1 us, 100 instructions
 VIRTUAL_WIRE = "c7055003e0fe00070000"  # LINT0: ExtINT, from the 8259s
 NMI = "c7050003e0fe00040400"
 

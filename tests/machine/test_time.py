@@ -22,8 +22,8 @@ def apic(code: str) -> Pc:
 
 
 def test_a_timer_armed_through_memory_is_on_time() -> None:
-    """100 ticks of 40 ns; each iteration takes two instructions of 10 ns."""
-    pc = apic(TIMER + "fb c78080030000 64000000" + COUNT)
+    """400 ticks of 10 ns; each iteration takes two instructions of 10 ns."""
+    pc = apic(TIMER + "fb c78080030000 90010000" + COUNT)
     assert pc.event() == VECTOR
     assert pc.state.gpr[RCX] == pytest.approx(200, abs=20)
 
@@ -32,7 +32,7 @@ def test_a_timer_armed_through_an_msr_is_on_time() -> None:
     code = (
         "b91b000000 0f32 0d000c0000 0f30"  # x2APIC mode
         "31d2 b90f080000 b8ff010000 0f30 b932080000 b840000000 0f30"
-        "b93e080000 b80b000000 0f30 fb b938080000 b864000000 0f30 31c9" + COUNT
+        "b93e080000 b80b000000 0f30 fb b938080000 b890010000 0f30 31c9" + COUNT
     )
     pc = Pc().long(code)
     pc.gate(VECTOR, CODE64, long=True)
@@ -41,12 +41,12 @@ def test_a_timer_armed_through_an_msr_is_on_time() -> None:
 
 
 def test_the_timer_counts_while_the_processor_looks() -> None:
-    """Read the current count twice with 1000 instructions in between: 10 us are 250 ticks."""
+    """Read the current count twice with 1000 instructions in between: 10 us are 1,000 ticks."""
     loop = "b9f4010000 ffc9 75fc"
     read = "8bb890030000"
     pc = apic(TIMER + "c78080030000 00ff0000" + read + loop + "8b9890030000 f4")
     assert pc.run() is Outcome.HALTED
-    assert pc.state.gpr[7] - pc.state.gpr[3] == pytest.approx(252, abs=5)
+    assert pc.state.gpr[7] - pc.state.gpr[3] == pytest.approx(1008, abs=20)
 
 
 def test_an_interrupt_to_itself_comes_at_once() -> None:

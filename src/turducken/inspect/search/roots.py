@@ -96,7 +96,9 @@ def find_roots(
 
 def _ranked(memory: Memory, space: PageSpace, roots: Sequence[Root]) -> list[Candidate]:
     backed = space.as_ranges()
-    judged = [_weigh(memory, one, space, backed) for one in roots[:MAX_CANDIDATES]]
+    roots = roots[:MAX_CANDIDATES]
+    limits = _Limits.for_each_of(len(roots))
+    judged = [_weigh(memory, one, space, backed, limits) for one in roots]
     best = sorted(filter(_is_sound, judged), key=lambda one: (_STRENGTH[one.format], -one.score))
     result: dict[int, Candidate] = {}
     inner: set[int] = set()
@@ -127,26 +129,46 @@ def _with_also(one: Candidate, name: str) -> Candidate:
     return replace(one, also=(*one.also, name)) if name not in one.also else one
 
 
-def _weigh(memory: Memory, root: Root, space: PageSpace, backed: RangeTable) -> Candidate:
+@dataclass(frozen=True, slots=True)
+class _Limits:
+    """How much of a table is looked at to weigh it: many candidates are mostly garbage."""
+
+    max_tables: int
+    max_ranges: int
+
+    @classmethod
+    def for_each_of(cls, count: int) -> "_Limits":
+        """Share out what all candidates together may cost."""
+        share = max(1, count)
+        return cls(
+            max(1 << 8, min(1 << 14, (1 << 16) // share)),
+            max(1 << 11, min(1 << 17, (1 << 20) // share)),
+        )
+
+
+def _weigh(
+    memory: Memory, root: Root, space: PageSpace, backed: RangeTable, limits: _Limits
+) -> Candidate:
     fmt = FORMATS[root.format].bind(FEATURES)
-    strict = map_ranges(fmt, memory, root.address, max_tables=1 << 14, max_ranges=1 << 17)
+    tables, ranges = limits.max_tables, limits.max_ranges
+    strict = map_ranges(fmt, memory, root.address, max_tables=tables, max_ranges=ranges)
     faulty, marks = _malformed(strict, space)
     malformed, devices = (int(strict.problems.count[one].sum()) for one in (faulty, marks))
     mapping = strict
-    if malformed:
+    if malformed and 2 * int(strict.ranges.leaves.sum()) < root.leaves:
         # What its faults hide belongs to the table, too.
         kind = lenient(fmt)
-        mapping = map_ranges(kind, memory, root.address, max_tables=1 << 14, max_ranges=1 << 17)
-    ranges = mapping.ranges
-    leaves = max(int(ranges.leaves.sum()), root.leaves)
-    inside = within(ranges, backed).total if len(ranges) else 0
-    share = inside / ranges.total if ranges.total else 0.0
-    kinds = len(np.unique(ranges.attributes)) if len(ranges) else 0
+        mapping = map_ranges(kind, memory, root.address, max_tables=tables, max_ranges=ranges)
+    found = mapping.ranges
+    leaves = max(int(found.leaves.sum()), root.leaves)
+    inside = within(found, backed).total if len(found) else 0
+    share = inside / found.total if found.total else 0.0
+    kinds = len(np.unique(found.attributes)) if len(found) else 0
     score = 2 * math.log2(1 + mapping.tables_read) + math.log2(1 + leaves)
     score += 4 * share - 2 * malformed / (1 + leaves) - math.log2(1 + kinds)
     score -= math.log2(1 + root.faults)
     signs = [(f"{devices} devices marked by write without read", 1.0)] if devices else []
-    signs += _signs(fmt, memory, root.address, ranges, backed)
+    signs += _signs(fmt, memory, root.address, found, backed)
     score += sum(weight for _, weight in signs)
     return Candidate(
         root.address,
