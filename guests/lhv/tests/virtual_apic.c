@@ -2,6 +2,7 @@
 #include "pc/apic.h"
 #include "test/code.h"
 #include "test/ept_cases.h"
+#include "test/pair.h"
 #include "test/test.h"
 #include "vmx/caps.h"
 #include "vmx/instructions.h"
@@ -508,4 +509,50 @@ TEST("vapic", posted, "posted-interrupt", TEST_EPT)
     check_equal("interruption information", vmread(VMCS_EXIT_EVENT),
                 EVENT_VALID | EVENT_EXTERNAL | (NOTIFICATION + 1));
     apic_end_of_interrupt();
+}
+
+/* Another processor posts while L2 runs here. */
+struct posting {
+    volatile u32 running; /* L2 says so */
+    u32 target;
+    struct descriptor *posted;
+};
+
+static void l2_wait(word arg)
+{
+    struct posting *posting = (void *)arg;
+    posting->running = 1;
+    for (unsigned i = 0; i < 100 * LONG_ENOUGH; i++)
+        cpu_pause();
+}
+
+static void post_when_running(struct vm *vm __attribute__((unused)), void *arg)
+{
+    struct posting *posting = arg;
+    for (unsigned i = 0; i < 100 * LONG_ENOUGH && !posting->running; i++)
+        cpu_pause();
+    posting->posted->requests[VECTOR / 32] |= BIT(VECTOR % 32);
+    posting->posted->flags = 1;
+    apic_send(posting->target, NOTIFICATION);
+}
+
+TEST("vapic", posted_by_other, "posted-interrupt-by-other", TEST_EPT | TEST_PAIR)
+{
+    u32 *page = use_interrupts(vm, 0);
+    struct posting *posting = (void *)vm->shared;
+    posting->running = 0;
+    posting->target = this_cpu()->apic_id;
+    posting->posted = use_posting(vm);
+    l2_use_idt(vm);
+    struct pair pair = { .work = post_when_running, .arg = posting };
+    pair_begin(&pair);
+    vm_start(vm, l2_wait, (word)posting);
+    vmwrite(VMCS_GUEST_RFLAGS, RFLAGS_FIXED | RFLAGS_IF);
+    vm_run(vm);
+    pair_end(&pair);
+    check(is_trap(vm, VECTOR), "L2's handler began");
+    check_equal("interrupt status", vmread(VMCS_GUEST_INTERRUPT_STATUS), VECTOR << 8);
+    check(is_set(page, APIC_ISR, VECTOR), "in service");
+    check_equal("requests", posting->posted->requests[VECTOR / 32], 0);
+    check_equal("outstanding notification", posting->posted->flags, 0);
 }

@@ -41,7 +41,8 @@ def _take_first(p: "Processor") -> bool | None:
     """
     pending = p.pending
     if pending.exit is not None and p.activity is not Activity.WAIT_FOR_SIPI:
-        vm_exit.exit_to_host(p, *pending.exit)
+        (reason, qualification), pending.exit = pending.exit, None
+        vm_exit.exit_to_host(p, reason, qualification)
         return True
     if pending.init and not _blocks_init(p):
         return _take_init(p)
