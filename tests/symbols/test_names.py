@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from turducken.machine.boot import ImageError, load_image
-from turducken.symbols import Names, read_symbols
+from turducken.symbols import Frame, Names, read_symbols
 from turducken.system import find_image
 
 SOURCE = """\
@@ -83,3 +83,25 @@ def test_unusable_symbol_files(tmp_path: Path, content: bytes, address: str, wor
     (tmp_path / "file").write_bytes(content)
     with pytest.raises(ImageError, match=words):
         read_symbols(f"{tmp_path}/file{address}")
+
+
+@pytest.mark.toolchain
+@pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc and binutils")
+def test_callers_by_call_frame_information(tmp_path: Path) -> None:
+    (tmp_path / "guest.c").write_text(SOURCE)
+    (tmp_path / "guest.ld").write_text(SCRIPT)
+    flags = ["-m64", "-ffreestanding", "-fno-pic", "-O0", "-g", "-fno-asynchronous-unwind-tables"]
+    link = ["-nostdlib", "-static", "-no-pie", "-Wl,-T,guest.ld", "-Wl,--build-id=none", "-Wl,-n"]
+    command = ["gcc", *flags, "-fcf-protection=none", *link, "guest.c", "-o", "guest.elf"]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    image = load_image(tmp_path / "guest.elf")
+    second, start = (image.symbols.address_of(name) for name in ("second", "start"))
+    assert second is not None
+    assert start is not None
+    words = {0x8000: start + 9, 0x7FF8: 0x9000}
+    names = Names(image)
+    # At the first instruction the return address is on top, behind the push one word above.
+    for pc, sp in ((second, 0x8000), (second + 1, 0x7FF8)):
+        above = names.caller(Frame(pc, sp, 0x9000), words.get, is_innermost=True)
+        assert above == Frame(start + 9, 0x8008, 0x9000)
+    assert names.caller(Frame(0x10, 0x8000, 0), words.get, is_innermost=True) is None

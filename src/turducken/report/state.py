@@ -56,7 +56,7 @@ def _processor_lines(one: ProcessorState, system: System, *, whole_vmcs: bool) -
     for start in range(0, len(registers), _PER_LINE):
         yield "  " + "   ".join(registers[start : start + _PER_LINE])
     if len(one.backtrace) > 1:
-        yield "  backtrace (by frame pointers)"
+        yield "  backtrace"
         for address in one.backtrace:
             name = describe(address)
             yield f"    {address:#x}" + (f" {name}" if name else "")

@@ -3,5 +3,6 @@
 from turducken.symbols.files import SymbolFile, parse_request, read_symbols
 from turducken.symbols.linux import RunningKernel
 from turducken.symbols.names import Names
+from turducken.symbols.unwind import Frame
 
-__all__ = ["Names", "RunningKernel", "SymbolFile", "parse_request", "read_symbols"]
+__all__ = ["Frame", "Names", "RunningKernel", "SymbolFile", "parse_request", "read_symbols"]

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from turducken.address import PAGE_SIZE
@@ -11,6 +11,7 @@ from turducken.machine.boot.container import read_file, unpack
 from turducken.machine.boot.elf import ELF_MAGIC, ElfImage
 from turducken.machine.boot.symbols import Symbol, Symbols
 from turducken.symbols.lines import Lines
+from turducken.symbols.unwind import Frame, Unwinder, Word
 
 _MAP_LINE = re.compile(rb"([0-9a-fA-F]{1,16}) ([a-zA-Z?]) (\S+)")
 _FUNCTIONS = frozenset("tTwW")
@@ -24,6 +25,7 @@ class SymbolFile:
     symbols: Symbols
     lines: Lines
     distance: int = 0
+    unwinder: Unwinder = field(default_factory=lambda: Unwinder(None))
 
     def describe(self, address: int) -> str | None:
         """Return ``function+0x12, file.c:34`` for a linear address, or None where none is."""
@@ -33,6 +35,11 @@ class SymbolFile:
             return None
         line = self.lines.at(linked)
         return name if line is None else f"{name}, {line}"
+
+    def caller(self, frame: Frame, word: Word, *, is_innermost: bool) -> Frame | None:
+        """Return the frame that called ``frame``, by this file's call frame information."""
+        linked = frame._replace(pc=frame.pc - self.distance)
+        return self.unwinder.caller(linked, word, is_innermost=is_innermost)
 
 
 def parse_request(text: str) -> tuple[str, int | None]:
@@ -55,14 +62,15 @@ def read_symbols(text: str) -> SymbolFile:
     data = unpack(read_file(path), path)
     if data.startswith(ELF_MAGIC):
         elf = ElfImage(data, path)
-        symbols, lines = elf.symbols(), Lines(elf)
+        symbols, lines, unwinder = elf.symbols(), Lines(elf), Unwinder(elf)
         first = min((one.linear for one in elf.segments), default=0) & -PAGE_SIZE
     else:
-        symbols, lines = Symbols(_read_map(data)), Lines(None)
+        symbols, lines, unwinder = Symbols(_read_map(data)), Lines(None), Unwinder(None)
         first = next(iter(symbols)).address if len(symbols) else 0
     if not len(symbols):
         raise ImageError(f"--symbols {path}: it has no symbols (stripped, or no symbol file)")
-    return SymbolFile(Path(path).name, symbols, lines, 0 if address is None else address - first)
+    distance = 0 if address is None else address - first
+    return SymbolFile(Path(path).name, symbols, lines, distance, unwinder)
 
 
 def _read_map(data: bytes) -> Iterator[Symbol]:

@@ -7,6 +7,7 @@ from turducken.machine.firmware.rom import RomImage
 from turducken.symbols.files import SymbolFile
 from turducken.symbols.lines import Lines
 from turducken.symbols.linux import RunningKernel
+from turducken.symbols.unwind import Frame, Unwinder, Word
 
 
 class Names:
@@ -22,7 +23,7 @@ class Names:
         files: Sequence[SymbolFile] = (),
         running: RunningKernel | None = None,
     ) -> None:
-        own = SymbolFile(image.name, image.symbols, Lines(image.elf))
+        own = SymbolFile(image.name, image.symbols, Lines(image.elf), unwinder=Unwinder(image.elf))
         self._image = own
         self._files = (*files, own)
         self._known: dict[int, str | None] = {}
@@ -38,3 +39,11 @@ class Names:
         if known is None and self._running is not None:
             return self._running.describe(address)
         return known
+
+    def caller(self, frame: Frame, word: Word, *, is_innermost: bool) -> Frame | None:
+        """Return the frame that called ``frame``, where some file's call frame information tells.
+
+        Addresses are linear; ``word`` reads words of the code's width there.
+        """
+        found = (one.caller(frame, word, is_innermost=is_innermost) for one in self._files)
+        return next((one for one in found if one is not None), None)

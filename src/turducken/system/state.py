@@ -3,7 +3,7 @@
 For summaries and reports of a run that is over: nothing is changed, not even an accessed flag.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from turducken.arch.registers import CR0, CR4, EFER, GPR_NAMES, RFLAGS
@@ -23,6 +23,7 @@ from turducken.paging.formats import (
     Features,
     Format,
 )
+from turducken.symbols import Frame, Names
 from turducken.system.assembly import System, level_of
 from turducken.system.places import linear_of, place_of
 from turducken.vmx import vmcs_fields as f
@@ -58,7 +59,7 @@ class ProcessorState:
     """One processor's guest code at the end of a run.
 
     ``backtrace`` holds linear addresses: RIP, and where the functions above return to, as far as
-    frame pointers tell.
+    call frame information or frame pointers tell.
     """
 
     index: int
@@ -97,7 +98,7 @@ def _state(system: System, processor: Processor) -> ProcessorState:
         mode_name(registers, access),
         registers["RIP"],
         tuple(registers.items()),
-        (linear, *_return_addresses(memory, registers, access)),
+        (linear, *_return_addresses(system.names, memory, registers, linear, access)),
         vmcs_of(system, processor),
         _last_exception(processor),
     )
@@ -179,22 +180,40 @@ def _eptp_of(processor: Processor, vcpu: Vcpu | None, level: str) -> int | None:
     return guest.ept.ep4ta | _EPTP_WALK_4 if guest is not None and guest.ept is not None else None
 
 
-def _return_addresses(memory: Memory, registers: dict[str, int], access: int) -> Iterator[int]:
-    """Follow the chain of frame pointers, as long as it leads upwards in memory."""
+def _return_addresses(
+    names: Names, memory: Memory, registers: dict[str, int], start: int, access: int
+) -> Iterator[int]:
+    """Yield where the functions above return to: by call frame information, or frame pointers.
+
+    Frame pointers are only believed as long as they lead upwards in memory.
+    """
     if not registers["CR0"] & _PE:
         return
     size = 8 if registers["EFER"] & _LMA and access & _LONG else 4
-    frame = registers["RBP"]
-    for _ in range(_MOST_FRAMES):
-        if not frame or frame % size:
+    mask = (1 << 8 * size) - 1
+
+    def word(address: int) -> int | None:
+        return _word(memory, address & mask, size)
+
+    frame = Frame(start, registers["RSP"] & mask, registers["RBP"] & mask)
+    for number in range(_MOST_FRAMES):
+        above = names.caller(frame, word, is_innermost=number == 0) or _by_pointer(
+            frame, word, size
+        )
+        if above is None or above.sp <= frame.sp:
             return
-        above, address = _word(memory, frame, size), _word(memory, frame + size, size)
-        if not address or above is None:
-            return
-        yield address
-        if above <= frame:
-            return
+        yield above.pc
         frame = above
+
+
+def _by_pointer(frame: Frame, word: Callable[[int], int | None], size: int) -> Frame | None:
+    """Return the frame above by the frame pointer, as functions push it first."""
+    if not frame.fp or frame.fp % size:
+        return None
+    pointer, address = word(frame.fp), word(frame.fp + size)
+    if not address or pointer is None:
+        return None
+    return Frame(address, frame.fp + 2 * size, pointer)
 
 
 def _word(memory: Memory, address: int, size: int) -> int | None:
