@@ -9,9 +9,10 @@ import pytest
 from turducken.check import Sanitizer
 from turducken.check.findings import Finding
 from turducken.cli.entry import run
-from turducken.hypervisor import POLICIES, Faults, ShadowPolicyName
+from turducken.hypervisor import POLICIES, ShadowPolicyName
 from turducken.mmu.policy import POLICIES as TLB_POLICIES
 from turducken.system import Mode, System, SystemOptions, find_image
+from turducken.zoo.planted import PLANTED
 
 LHV, ZOO = "lhv-amd64", "zoo-amd64"
 SHRUNK = "scenario=shrink-without-remote-invept form="
@@ -67,16 +68,16 @@ def test_ept12_shrunk_with_a_shootdown(mode: Mode) -> None:
     assert not found
 
 
-PLANTED = [
+MISTAKES = [
     ("skipped_invept", "tests=ept-remap-invept", "ept02", "shadow-left-behind"),
     ("flush_of_wrong_root", "tests=ept-remap-invept", "ept02", "permission-cleared"),
     ("no_transition_flush", "tests=no-vpid-forgets", "guest", "flush-left-out"),
 ]
 
 
-@pytest.mark.parametrize(("fault", "text", "stage", "rule"), PLANTED)
+@pytest.mark.parametrize(("fault", "text", "stage", "rule"), MISTAKES)
 def test_faults_of_l0(fault: str, text: str, stage: str, rule: str) -> None:
-    _, found = sanitized(text, mode=Mode.NESTED, faults=Faults(**{fault: True}))
+    _, found = sanitized(text, mode=Mode.NESTED, l0=PLANTED[fault])
     assert (stage, rule) in [(one.stage, one.rule) for one in found]
     assert all(one.stage != "ept12" for one in found)
 

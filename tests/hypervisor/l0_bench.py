@@ -6,7 +6,7 @@ from nested_rig import Rig, Run
 
 from turducken.address import PAGE_SIZE, Gpa1, Gpa2
 from turducken.arch.memory_types import MemoryType
-from turducken.hypervisor import Faults, ShadowPolicyName
+from turducken.hypervisor import Hypervisor, ShadowPolicyName
 from turducken.hypervisor.ept01 import RWX
 from turducken.hypervisor.ept_table import leaf_for
 from turducken.hypervisor.shadow.compose import Composition, EptView, Filled
@@ -26,11 +26,11 @@ class Bench:
     def __init__(
         self,
         shadow: ShadowPolicyName = "cached",
-        faults: Faults | None = None,
+        l0: type[Hypervisor] = Hypervisor,
         text: str = "tests=ept-identity",
         cpus: int = 1,
     ) -> None:
-        self.rig = Rig(Run(text=text, shadow=shadow, faults=faults or Faults(), cpus=cpus))
+        self.rig = Rig(Run(text=text, shadow=shadow, l0=l0, cpus=cpus))
         self.rig.run()
         self.hypervisor = self.rig.hypervisor
         self.vcpu = self.hypervisor.vcpus[0]

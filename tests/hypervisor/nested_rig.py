@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from turducken.cpu.processor import Processor
 from turducken.cpu.root import RootView
-from turducken.hypervisor import BootRegisters, Faults, Hypervisor, Offer, ShadowPolicyName
+from turducken.hypervisor import BootRegisters, Hypervisor, Offer, ShadowPolicyName
 from turducken.hypervisor.vcpu import Handling, Vcpu
 from turducken.machine.boot import BootImage
 from turducken.machine.machine import Machine, MachineOptions
@@ -34,7 +34,7 @@ class Run:
     private: int = 16 * MIB
     seed: int = 0
     profile: str = "default"
-    faults: Faults = field(default_factory=Faults)
+    l0: type[Hypervisor] = Hypervisor
     offer: Offer = field(default_factory=Offer)
     nested: bool = True
     native: bool = True
@@ -101,7 +101,7 @@ class Rig:
 
     def _make_hypervisor(self, run: Run) -> Hypervisor:
         state = self.boot
-        return Hypervisor(
+        return run.l0(
             self.machine.memory,
             range(run.memory, run.memory + run.private),
             run.cpus,
@@ -118,7 +118,6 @@ class Rig:
             ),
             shadow=run.shadow,
             offer=run.offer,
-            faults=run.faults,
         )
 
     def watch_exits(self, most: int = MOST_EXITS) -> None:

@@ -19,7 +19,7 @@ from test_l0_random import MISCONFIGURED, Naive01, Target, naive12, naive_type
 
 from turducken.address import PAGE_SIZE, Gpa1, Hpa
 from turducken.arch.memory_types import MemoryType
-from turducken.hypervisor import POLICIES, ShadowPolicyName, Vcpu, l2_exits
+from turducken.hypervisor import POLICIES, Hypervisor, ShadowPolicyName, Vcpu, l2_exits
 from turducken.hypervisor.memory_control import Change, Map, Protect, Restore, SetType, Unmap
 from turducken.hypervisor.shadow.cached import CachedShadow
 from turducken.hypervisor.shadow.compose import EptView
@@ -34,6 +34,7 @@ from turducken.paging.formats import EPT, Features
 from turducken.vmx import vmcs_fields as f
 from turducken.vmx.exit_reasons import ExitReason
 from turducken.vmx.interface import Wait
+from turducken.zoo.planted import PLANTED
 
 GPA2S = [0x1000, 0x2000, 0x60_1000]
 PAGES = [n * PAGE_SIZE for n in range(0x2400, 0x2404)]
@@ -56,9 +57,7 @@ LOW_BITS = [kind << 3 | right for kind in range(8) for right in (2, 7, 6, 4, 5)]
 @functools.cache
 def bench_for(policy: ShadowPolicyName, fault: str | None) -> tuple[Bench, list[int]]:
     """An L0 that is used again and again, each time with tables of its own."""
-    bench = Bench(policy, cpus=CPUS)
-    if fault is not None:
-        setattr(bench.hypervisor.faults, fault, True)
+    bench = Bench(policy, cpus=CPUS, l0=Hypervisor if fault is None else PLANTED[fault])
     for vcpu in bench.hypervisor.vcpus:
         vcpu.in_guest = False
     return bench, list(TABLES)

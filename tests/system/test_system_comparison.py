@@ -5,10 +5,11 @@ import json
 import pytest
 
 from turducken.cli.entry import run
-from turducken.hypervisor import Faults
+from turducken.hypervisor import Vcpu
 from turducken.system import Stops, SystemOptions, find_image
 from turducken.system.comparison import Comparison, SeenExit, compare
 from turducken.vmx.exit_reasons import ExitReason
+from turducken.zoo.planted import PLANTED
 
 IMAGES = ["lhv-amd64", "lhv-i386", "lhv-i386-pae"]
 FEW = "tests=ept-identity,vmcall,cpuid-exit,ept-rights-level-2,error-*"
@@ -48,7 +49,7 @@ def test_each_processor_has_its_own_exits() -> None:
 
 def test_a_difference_in_the_output_and_in_the_exits() -> None:
     """L0 takes a misconfiguration for a violation: the first exit that differs says so."""
-    found = compared("tests=ept-misconfig", faults=Faults(write_only_is_violation=True))
+    found = compared("tests=ept-misconfig", l0=PLANTED["write_only_is_violation"])
     assert not found.is_same
     assert found.output is not None
     assert isinstance(found.output.bare, str)
@@ -82,7 +83,7 @@ def test_the_command_that_finds_a_difference(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """The fault is planted where L0 looks; no option plants it."""
-    monkeypatch.setattr(Faults.__init__, "__defaults__", _with_skipped_invept())
+    monkeypatch.setattr(Vcpu, "invalidate_ept12", lambda *_operands: None)
     arguments = ["compare", "--cmdline", "tests=ept-remap-invept"]
     assert run([*arguments, "--json", "-"]) == 1
     found = json.loads(capfd.readouterr().out)
@@ -91,10 +92,6 @@ def test_the_command_that_finds_a_difference(
     assert found["output"]["nested"].startswith("not ok")
     assert run(arguments) == 1
     assert "the output differs in line" in capfd.readouterr().out
-
-
-def _with_skipped_invept() -> tuple[bool, ...]:
-    return tuple(name == "skipped_invept" for name in Faults.__dataclass_fields__)
 
 
 def test_a_missing_image_is_one_line(capfd: pytest.CaptureFixture[str]) -> None:

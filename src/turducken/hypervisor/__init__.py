@@ -6,7 +6,6 @@
 
 from turducken.hypervisor.boot import BootRegisters
 from turducken.hypervisor.capabilities import Offer, UnsuitableProcessorError
-from turducken.hypervisor.faults import Faults
 from turducken.hypervisor.hypapp import Hypapp
 from turducken.hypervisor.hypervisor import Hypervisor
 from turducken.hypervisor.memory_control import MemoryControl
@@ -16,7 +15,6 @@ from turducken.hypervisor.vcpu import HypervisorError, Vcpu
 __all__ = [
     "POLICIES",
     "BootRegisters",
-    "Faults",
     "Hypapp",
     "Hypervisor",
     "HypervisorError",

@@ -1,7 +1,7 @@
 """L0: what its processors share, and where they begin."""
 
 from collections.abc import Callable, Generator, Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 from turducken.address import PAGE_SIZE, Gpa1, Hpa
 from turducken.arch import msr
@@ -10,7 +10,6 @@ from turducken.hypervisor.boot import BootRegisters
 from turducken.hypervisor.capabilities import CAPABILITY_MSRS, Offer
 from turducken.hypervisor.ept01 import W
 from turducken.hypervisor.events import Events, L1Stopped
-from turducken.hypervisor.faults import Faults
 from turducken.hypervisor.frames import FrameAllocator
 from turducken.hypervisor.hypapp import Ept01Sharing, Hypapp
 from turducken.hypervisor.interprocessor import start_processor
@@ -21,7 +20,6 @@ from turducken.hypervisor.table_watch import TableWatch
 from turducken.hypervisor.vcpu import Handling, Vcpu
 from turducken.hypervisor.vmx_unit import GuestVmxUnit
 from turducken.memory import PhysicalMemory
-from turducken.vmx import vmcs_fields as f
 from turducken.vmx.interface import VmxProcessor, Wait
 from turducken.vmx.vmcs_fields import ACCESSES
 
@@ -38,6 +36,9 @@ class Hypervisor:
     of what is there).
     """
 
+    vcpu_type: ClassVar[type[Vcpu]] = Vcpu
+    control_type: ClassVar[type[MemoryControl]] = MemoryControl
+
     def __init__(
         self,
         memory: PhysicalMemory,
@@ -48,7 +49,6 @@ class Hypervisor:
         shadow: ShadowPolicyName = "cached",
         offer: Offer | None = None,
         apps: Sequence[Hypapp] = (),
-        faults: Faults | None = None,
         shadow_frames: int | None = None,
     ) -> None:
         self.memory = memory
@@ -58,11 +58,10 @@ class Hypervisor:
         self.shadow_policy = shadow
         self.offer = offer or Offer()
         self.apps = tuple(apps)
-        self.faults = faults or Faults()
         self.events = Events()
         self.vcpus: list[Vcpu] = []
         self.watched: set[int] = set()
-        self.control = MemoryControl(self)
+        self.control = self.control_type(self)
         """The API that changes EPT01."""
         self.watch_tables = TableWatch(self)
         total = len(private) // PAGE_SIZE
@@ -121,7 +120,7 @@ class Hypervisor:
 
     def run(self, processor: VmxProcessor) -> Generator[Wait, None, None]:
         """Run on one processor, from reset or from a startup IPI on."""
-        vcpu = Vcpu(self, processor)
+        vcpu = self.vcpu_type(self, processor)
         self.vcpus.append(vcpu)
         self.vcpus.sort(key=lambda one: one.index)
         if processor.index == 0:
@@ -158,12 +157,9 @@ class Hypervisor:
 
     def app_violation(self, vcpu: Vcpu, gpa1: Gpa1, access: int) -> "Handling | Literal[False]":
         """Offer an access that EPT01 does not allow to the hypapps."""
-        rip = vcpu.current.read(f.GUEST_RIP)
         for app in self.apps:
             handling = app.on_violation(vcpu, gpa1, access)
             if handling is not False:
-                if self.faults.store_done_twice:
-                    vcpu.current.write(f.GUEST_RIP, rip)
                 return handling
         return False
 

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from turducken.address import PAGE_SIZE, Gpa1, Gpa2
-from turducken.arch.exceptions import Vector
 from turducken.hypervisor import stopping
 from turducken.hypervisor.diagnosing import tell_misconfiguration
 from turducken.hypervisor.events import ShadowFilled
@@ -202,9 +201,7 @@ def _on_ept_violation(vcpu: "Vcpu") -> "Handling":
             )
         _keep(vcpu)
         return None
-    if vcpu.system.faults.pdpte_violation_is_gp and not qualification & _LINEAR_VALID:
-        vcpu.inject(Vector.GP, 0)
-    elif isinstance(found, Denied12):
+    if isinstance(found, Denied12):
         qualification = _as_l1_sees(qualification, found.allowed)
         if found.suppresses_ve or not convert_to_ve(vcpu, qualification):
             reflect(vcpu, R.EPT_VIOLATION, qualification)

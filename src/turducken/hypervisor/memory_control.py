@@ -153,8 +153,6 @@ class MemoryControl:
         for change in changes:
             self._check(change)
         targets = self._targets(processors)
-        if self._hypervisor.faults.one_processor_only:
-            targets = [by]
         if any(isinstance(one, Map) for one in changes):
             self._hypervisor.watch_tables.has_aliases = True
         for ept01 in {id(one.ept01): one.ept01 for one in targets}.values():
@@ -218,7 +216,7 @@ class MemoryControl:
         waited = []
         for vcpu in others:
             vcpu.requests.append(request)
-            if vcpu.runs_guest_code and not self._hypervisor.faults.waits_for_nobody:
+            if vcpu.runs_guest_code:
                 waited.append(vcpu)
                 if not vcpu.is_kicked:
                     vcpu.is_kicked = True

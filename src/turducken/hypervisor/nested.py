@@ -41,7 +41,7 @@ from turducken.hypervisor.merge import (
 from turducken.hypervisor.msr_lists import LIMIT, load_on_entry, load_on_exit, store_on_exit
 from turducken.hypervisor.shadow.compose import EptView, Log12
 from turducken.hypervisor.shadow.policy import Root12
-from turducken.hypervisor.vmx_unit import CachedVmcs
+from turducken.hypervisor.vmx_unit import CachedVmcs, GuestVmxUnit
 from turducken.paging import entries as e
 from turducken.paging.formats import EPT_5LEVEL, Features, ept_format
 from turducken.vmx import vmcs_fields as f
@@ -70,8 +70,6 @@ if TYPE_CHECKING:
 _LMA, _LME = EFER.mask("LMA"), EFER.mask("LME")
 _PG, _PAE = CR0.mask("PG"), CR4.mask("PAE")
 _PAE_BASE = CR3.mask("PAE_ADDRESS")
-_WALK_LENGTH = 3
-"""The only one that an EPTP may have: one less than the number of levels."""
 _MAX_CONTEXTS = 64
 _SPARE_FRAMES = 8
 """Frames that no new context takes: an old one gives way instead."""
@@ -190,6 +188,16 @@ class Nested:
         }
         self._launching = False
 
+    @property
+    def unit(self) -> GuestVmxUnit:
+        """L1's VMX unit."""
+        return self._vcpu.unit
+
+    @property
+    def cr3_of_l1(self) -> int:
+        """CR3 as L1 has it."""
+        return self._vcpu.vmcs01.read(f.GUEST_CR3)
+
     # Contexts
 
     def place(self, region12: int) -> CachedVmcs:
@@ -247,8 +255,6 @@ class Nested:
             return refused
         vmcs12 = unit.current12
         context = self._contexts[unit.pointer]
-        if vcpu.system.faults.walk_length_unchecked:
-            vmcs12.write(f.EPTP, e.EPTP["WALK"].put(vmcs12.read(f.EPTP), _WALK_LENGTH))
         is_ia32e = bool(slots01[f.GUEST_EFER.slot] & _LMA)
         failure = self._checker.check(
             vmcs12, vcpu.memory, is_ia32e_mode=is_ia32e, pointer=unit.pointer
@@ -270,7 +276,7 @@ class Nested:
             reason = ExitReason.ENTRY_FAILURE_MSR_LOADING
             self._fail_entry(context, reason, wrong, after=context.vmcs02)
             return None
-        self._flush_transition(context)
+        self.flush_transition(context)
         for app in vcpu.system.apps:
             app.on_nested_entry(vcpu)
         self._start(context, is_launch=is_launch)
@@ -351,6 +357,11 @@ class Nested:
             frame = self._ones if frame is None else frame
         return frame | address & PAGE_OFFSET_MASK
 
+    def ept01_changed(self) -> None:
+        """Translate the addresses in VMCS02s again: at once for an L2 that runs."""
+        self.generation += 1
+        self.refresh()
+
     def refresh(self) -> None:
         """EPT01 has changed while L2 runs: translate what VMCS02 holds again."""
         context = self.current
@@ -384,7 +395,7 @@ class Nested:
             )
         slots[f.EPTP.slot] = self.eptp02()
         if context.root12 is None:
-            self._load_pdptes(slots)
+            self.load_pdptes(slots)
         else:
             self._vcpu.composer.log = self._log_of(context)
         if context.controls.primary & Primary.USE_MSR_BITMAPS:
@@ -422,14 +433,12 @@ class Nested:
         vmcs12 = context.vmcs12
         return Log12(Gpa1(vmcs12.read(f.PML_ADDRESS)), vmcs12.read(f.PML_INDEX))
 
-    def _load_pdptes(self, words: Slots) -> None:
+    def load_pdptes(self, words: Slots) -> None:
         """An L2 without EPT: VM entry loads the PDPTEs from memory, so L0 does."""
         is_pae = words[f.GUEST_CR0.slot] & _PG and words[f.GUEST_CR4.slot] & _PAE
         if not is_pae or words[f.GUEST_EFER.slot] & _LMA:
             return
         cr3 = words[f.GUEST_CR3.slot]
-        if self._vcpu.system.faults.pdptes_from_wrong_cr3:
-            cr3 = self._vcpu.vmcs01.read(f.GUEST_CR3)
         for number, field in enumerate(f.GUEST_PDPTES):
             words[field.slot] = self._vcpu.memory.load((cr3 & _PAE_BASE) + 8 * number, 8)
 
@@ -441,7 +450,7 @@ class Nested:
             both = int.from_bytes(theirs, "little") | self._vcpu.system.msr_bitmap_number
             self._memory.write(self._pages.msr_bitmaps, both.to_bytes(PAGE_SIZE, "little"))
 
-    def _flush_transition(self, context: Context) -> None:
+    def flush_transition(self, context: Context) -> None:
         """SDM 3C, "Operations that Invalidate Cached Mappings": a VM entry without VPID.
 
         Without VPIDs, L1 and its L2 share VPID 0, and each entry and exit drops its linear and
@@ -449,7 +458,7 @@ class Nested:
         entry and for the exit that led to it: in between neither was used.
         """
         vcpu = self._vcpu
-        if context.controls.uses_vpid or vcpu.system.faults.no_transition_flush:
+        if context.controls.uses_vpid:
             return
         vcpu.flush_vpid(vcpu.vpids.own)
         vcpu.flush_vpid(vcpu.vpids.of(0))
@@ -514,8 +523,7 @@ class Nested:
         if slots12[f.IDT_VECTORING_INFORMATION.slot] & INTERRUPTION_VALID:
             note_interrupted(vcpu, vmcs12, reason)
         self._save_guest(context)
-        if not vcpu.system.faults.injection_left:
-            slots12[f.ENTRY_INTERRUPTION_INFORMATION.slot] &= ~INTERRUPTION_VALID
+        slots12[f.ENTRY_INTERRUPTION_INFORMATION.slot] &= ~INTERRUPTION_VALID
         stored = store_on_exit(vcpu, context.vmcs12)
         vcpu.shadow.leave()
         self._load_host(context, vmcs02, blocks_nmis=_blocks_nmis(context, reason))

@@ -1,7 +1,7 @@
 """One processor under L0: the loop of VM entries and VM exits, and L1's processor in it."""
 
 from collections.abc import Callable, Generator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from turducken.address import Gpa1, Gpa2, Hpa
 from turducken.arch import msr
@@ -28,6 +28,7 @@ from turducken.hypervisor.shadow.policy import ShadowParts
 from turducken.hypervisor.statistics import VcpuStatistics
 from turducken.hypervisor.vmx_unit import GuestVmxUnit
 from turducken.hypervisor.vpids import Vpids
+from turducken.paging import entries as e
 from turducken.paging.entries import PAE_PDPTE
 from turducken.paging.formats import PAGING_PAE, Features
 from turducken.vmx import vmcs_fields as f
@@ -96,6 +97,12 @@ class HypervisorError(Exception):
 class Vcpu:
     """L0's part of one processor: L1's processor on it, and the L2s of that."""
 
+    nested_type: ClassVar[type[Nested]] = Nested
+    unit_type: ClassVar[type[GuestVmxUnit]] = GuestVmxUnit
+    composer_type: ClassVar[type[Composer]] = Composer
+    vpids_type: ClassVar[type[Vpids]] = Vpids
+    make_shadow = staticmethod(make_shadow)
+
     def __init__(self, system: "Hypervisor", processor: VmxProcessor) -> None:
         self.system = system
         self.processor = processor
@@ -109,7 +116,7 @@ class Vcpu:
         self.pages_1gib = bool(processor.cpuid(0x8000_0001, 0)[3] & 1 << 26)
         self.mtrrs = Mtrrs(processor.rdmsr, self.maxphyaddr)
         self._make_memory()
-        self.vpids = Vpids(self._recycle_vpid, share=system.faults.shared_vpid)
+        self.vpids = self.vpids_type(self._recycle_vpid)
         self.in_l2 = False
         self.in_guest = False
         """The processor runs a guest at this moment, not L0."""
@@ -140,8 +147,8 @@ class Vcpu:
         self.linear = LinearMemory(
             self.vmcs01, self.memory, self.maxphyaddr, pages_1gib=self.pages_1gib
         )
-        self.nested = Nested(self)
-        self.unit = GuestVmxUnit(
+        self.nested = self.nested_type(self)
+        self.unit = self.unit_type(
             self.capabilities12,
             self.memory,
             system.memory,
@@ -184,10 +191,9 @@ class Vcpu:
             pages_2mib=offered.has(EPT_VPID_CAP.mask("PAGES_2MIB")),
             execute_only=offered.has(EPT_VPID_CAP.mask("EXECUTE_ONLY")),
         )
-        self.composer = Composer(
+        self.composer = self.composer_type(
             self.ept01,
             self.memory,
-            system.faults,
             sizes=tuple(sizes),
             execute_only=real.has(EPT_VPID_CAP.mask("EXECUTE_ONLY")),
         )
@@ -196,11 +202,10 @@ class Vcpu:
             FrameShare(system.frames, system.shadow_frames),
             self.composer,
             self._drop_shadow,
-            system.faults,
             system.watch_tables,
         )
         self.shadow_parts = parts
-        self.shadow = make_shadow(system.shadow_policy, parts)
+        self.shadow = self.make_shadow(system.shadow_policy, parts)
 
     def _drop_shadow(self, eptp02: int) -> None:
         """Let the processor forget an EPT02 that has lost its entries."""
@@ -520,16 +525,11 @@ class Vcpu:
         if not vectoring & INTERRUPTION_VALID:
             self._block_nmis_again()
             return
-        if self.system.faults.lost_vectoring:
-            return
         slots[f.ENTRY_INTERRUPTION_INFORMATION.slot] = vectoring & ~NMI_UNBLOCKING
         if vectoring & INTERRUPTION_ERROR_CODE:
             error_code = slots[f.IDT_VECTORING_ERROR_CODE.slot]
             slots[f.ENTRY_EXCEPTION_ERROR_CODE.slot] = error_code
-        length = slots[f.EXIT_INSTRUCTION_LENGTH.slot]
-        if self.system.faults.lost_instruction_length:
-            length = 0
-        slots[f.ENTRY_INSTRUCTION_LENGTH.slot] = length
+        slots[f.ENTRY_INSTRUCTION_LENGTH.slot] = slots[f.EXIT_INSTRUCTION_LENGTH.slot]
         is_virtual = slots[f.PIN_BASED_CONTROLS.slot] & PinBased.VIRTUAL_NMIS
         if is_virtual and INTERRUPTION_TYPE.get(vectoring) == EventType.NMI:
             # The entry that injects it must find no blocking of virtual NMIs.
@@ -652,12 +652,12 @@ class Vcpu:
     def invept(self, eptp: int) -> None:
         """Drop what this processor holds for an EPTP."""
         self.statistics.invept += 1
-        faults = self.system.faults
-        if faults.forgotten_root:
-            self.vmcs01.write(f.EPTP, 0)
-        if faults.flush_of_wrong_root:
-            eptp = self.eptp01
         self._succeed(self.processor.invept(INVEPT_SINGLE_CONTEXT, eptp), "INVEPT")
+
+    def invalidate_ept12(self, kind: int, eptp: int) -> None:
+        """L1 has executed INVEPT with operands that the processor accepts."""
+        single = kind == INVEPT_SINGLE_CONTEXT
+        self.shadow.invept(eptp & e.EP4TA_MASK if single else None)
 
     def flush_vpid(self, vpid: int) -> None:
         """Drop what this processor holds for a VPID."""
@@ -715,13 +715,9 @@ class Vcpu:
         if not self.is_ept01_stale:
             return
         self.is_ept01_stale = False
-        faults = self.system.faults
         self.invept(self.eptp01)
-        if not faults.shadow_left_behind:
-            self.shadow.ept01_changed()
-        if not faults.addresses_left_behind:
-            self.nested.generation += 1
-            self.nested.refresh()
+        self.shadow.ept01_changed()
+        self.nested.ept01_changed()
 
     def settle_withheld(self, pages: frozenset[Gpa1]) -> None:
         """Make this processor follow the loss of L1's write right to ``pages``."""

@@ -16,14 +16,12 @@ from turducken.hypervisor.operands import (
     read_gpr,
     write_gpr,
 )
-from turducken.paging import entries as e
 from turducken.vmx import vmcs_fields as f
 from turducken.vmx.exit_information import ACCESS_RIGHTS, FIELD_ACCESS_INFORMATION
 from turducken.vmx.exit_reasons import ExitReason as R
 from turducken.vmx.explain import Operands
 from turducken.vmx.gates import Instruction, Mode, Outcome, find_gate
 from turducken.vmx.instructions import (
-    INVEPT_SINGLE_CONTEXT,
     INVVPID_ALL_CONTEXTS,
     INVVPID_INDIVIDUAL_ADDRESS,
     SUCCEED,
@@ -305,9 +303,8 @@ def on_invept(vcpu: "Vcpu") -> "Handling":
     if not _passes(vcpu, Instruction.INVEPT):
         return None
     kind = _invalidation_type(vcpu)
-    unchecked = vcpu.system.faults.invept_type_unchecked
     refused = vcpu.unit.refuse_invept_type(kind)
-    if refused is not None and not unchecked:
+    if refused is not None:
         tell_failed(vcpu, Instruction.INVEPT, Operands(kind), refused)
         finish(vcpu, refused)
         return None
@@ -316,9 +313,6 @@ def on_invept(vcpu: "Vcpu") -> "Handling":
         return None
     eptp, upper = descriptor
     result = vcpu.unit.check_invept(kind, eptp, upper)
-    if unchecked and result.status is not VmStatus.SUCCEED:
-        finish(vcpu, SUCCEED)
-        return None
     if result.status is VmStatus.SUCCEED:
         _invalidate_ept(vcpu, kind, eptp)
     tell_failed(vcpu, Instruction.INVEPT, Operands(kind, descriptor), result)
@@ -329,22 +323,7 @@ def on_invept(vcpu: "Vcpu") -> "Handling":
 def _invalidate_ept(vcpu: "Vcpu", kind: int, eptp: int) -> None:
     if vcpu.events.subscribers:
         vcpu.events.publish(Invalidated(vcpu.index, "INVEPT", kind, eptp))
-    faults = vcpu.system.faults
-    if faults.skipped_invept:
-        return
-    if faults.invept_of_current and vcpu.unit.current is not None:
-        eptp = vcpu.unit.current.read(f.EPTP)
-    if faults.invept_by_whole_eptp and _differs_in_flags(vcpu, eptp):
-        return
-    single = kind == INVEPT_SINGLE_CONTEXT
-    vcpu.shadow.invept(eptp & e.EP4TA_MASK if single else None)
-
-
-def _differs_in_flags(vcpu: "Vcpu", eptp: int) -> bool:
-    """Tell whether an EPTP has the current VMCS12's table, but not its other bits."""
-    current = vcpu.unit.current
-    difference = 0 if current is None else current.read(f.EPTP) ^ eptp
-    return bool(difference) and not difference & e.EP4TA_MASK
+    vcpu.invalidate_ept12(kind, eptp)
 
 
 def on_invvpid(vcpu: "Vcpu") -> "Handling":
@@ -361,10 +340,6 @@ def on_invvpid(vcpu: "Vcpu") -> "Handling":
     if operand is None:
         return None
     descriptor, address = operand
-    faults = vcpu.system.faults
-    if faults.canonical_lower_half_only and address >> 47:
-        finish(vcpu, vcpu.unit.fail(28))
-        return None
     result = vcpu.unit.check_invvpid(kind, descriptor, address)
     if result.status is VmStatus.SUCCEED:
         _invalidate_vpid(vcpu, kind, descriptor, address)

@@ -16,17 +16,14 @@ _LAST = 0xFFFF
 class Vpids:
     """One processor's VPIDs; ``flush`` drops everything under one (INVVPID, single context)."""
 
-    def __init__(self, flush: Callable[[int], None], *, share: bool = False) -> None:
+    def __init__(self, flush: Callable[[int], None]) -> None:
         self.own = L1_VPID
         self._flush = flush
-        self._share = share
         self._known: dict[int, int] = {}
         self._next = _FIRST
 
     def of(self, vpid12: int) -> int:
         """Return the VPID for an L2 to which L1 gives ``vpid12`` (0: none)."""
-        if self._share:
-            return self.own
         if not vpid12:
             return UNTAGGED_L2
         known = self._known.get(vpid12)

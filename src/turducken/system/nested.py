@@ -42,14 +42,13 @@ def private_range(options: SystemOptions) -> range:
 def install(machine: Machine, boot_state: BootState, options: SystemOptions) -> Hypervisor:
     """Make L0 and let every processor begin in it; L1 begins where the image does."""
     machine.chipset.dma.protected = private_range(options)
-    hypervisor = Hypervisor(
+    hypervisor = options.l0(
         machine.memory,
         private_range(options),
         options.cpus,
         _boot_registers(boot_state),
         shadow=options.shadow,
         offer=options.offer,
-        faults=options.faults,
         apps=_make_apps(options),
     )
     for address in options.watch:

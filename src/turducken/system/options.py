@@ -7,7 +7,7 @@ from enum import Enum
 from turducken.address import GIB, KIB, MIB, PAGE_SIZE
 from turducken.apps import AppRequest
 from turducken.hypervisor import POLICIES as SHADOW_POLICIES
-from turducken.hypervisor import Faults, Offer, ShadowPolicyName
+from turducken.hypervisor import Hypervisor, Offer, ShadowPolicyName
 from turducken.machine.boot import AnyImage, Module
 from turducken.machine.firmware.install import MOST_PROCESSORS
 from turducken.machine.firmware.memory_map import SMALLEST_RAM
@@ -65,8 +65,8 @@ class SystemOptions:
     """Bytes that L0 gets for itself (nested mode); None: enough for anything."""
     offer: Offer = field(default_factory=Offer)
     """What L0 shows L1 of the processor's VMX (nested mode)."""
-    faults: Faults = field(default_factory=Faults)
-    """Faults to plant in L0, for tests."""
+    l0: type[Hypervisor] = Hypervisor
+    """L0, or one with a mistake planted in it (`turducken.zoo.planted`)."""
     apps: Sequence[AppRequest] = ()
     """Applications on L0 (nested mode)."""
     native: bool = True

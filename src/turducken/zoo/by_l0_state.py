@@ -1,6 +1,6 @@
 """Scenarios in which L0 loses a part of an exit, or mixes up VPIDs and registers of L1 and L2.
 
-The faulty form plants a flag of `turducken.hypervisor.Faults`; the fixed form is L0 as it is.
+The faulty form is one of `turducken.zoo.planted`; the fixed form is L0 as it is.
 """
 
 from functools import partial

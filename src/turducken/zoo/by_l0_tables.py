@@ -1,6 +1,6 @@
 """Scenarios in which L0 makes or keeps EPT02 wrongly, for an L1 that does everything right.
 
-The faulty form plants a flag of `turducken.hypervisor.Faults`; the fixed form is L0 as it is.
+The faulty form is one of `turducken.zoo.planted`; the fixed form is L0 as it is.
 """
 
 from functools import partial

@@ -5,13 +5,14 @@ from dataclasses import dataclass
 from turducken.apps import AppRequest
 from turducken.check import Finding, Sanitizer
 from turducken.check.changes import Actor
-from turducken.hypervisor import Faults, ShadowPolicyName
+from turducken.hypervisor import Hypervisor, ShadowPolicyName
 from turducken.hypervisor.events import Event, Exited
 from turducken.symbols import Names
 from turducken.system import Mode, Stops, System, SystemOptions, find_image
 from turducken.vmx.exit_reasons import ExitReason
 from turducken.zoo.app import ZooApp
 from turducken.zoo.evidence import evidence_of, is_skipped
+from turducken.zoo.planted import PLANTED
 from turducken.zoo.scenario import Culprit, Form, Scenario
 
 _OWN = "scenario_"
@@ -103,9 +104,7 @@ class FormResult:
 
 def options_for(scenario: Scenario, form: Form, conditions: Conditions) -> SystemOptions:
     """Return the system that runs one form of a scenario."""
-    faults = Faults()
-    if scenario.fault is not None and form is Form.FAULTY:
-        setattr(faults, scenario.fault, True)
+    mistake = scenario.fault if form is Form.FAULTY else None
     options = SystemOptions(
         image=find_image(scenario.image),
         mode=conditions.mode_of(scenario),
@@ -117,7 +116,7 @@ def options_for(scenario: Scenario, form: Form, conditions: Conditions) -> Syste
         seed=conditions.seed,
         watch=(NOTE_PAGE,),
         observed=True,
-        faults=faults,
+        l0=Hypervisor if mistake is None else PLANTED[mistake],
         apps=(AppRequest("zoo", ZooApp),) if scenario.needs_app else (),
     )
     options.check()

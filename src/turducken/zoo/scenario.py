@@ -19,7 +19,7 @@ class Culprit(Enum):
     """Who makes the mistake."""
 
     L0 = "L0"
-    """Our own hypervisor, in which a fault is planted (`turducken.hypervisor.Faults`)."""
+    """Our own hypervisor, in which a fault is planted (`turducken.zoo.planted`)."""
     TABLES = "L1"
     """A hypervisor that changes its guest's tables."""
     GUEST = "guest"
@@ -49,7 +49,7 @@ class Scenario:
     failure: str = ""
     rule: str | None = None
     fault: str | None = None
-    """The flag of `Faults` that the faulty form plants in L0."""
+    """The mistake of `PLANTED` that the faulty form plants in L0."""
     program: str = ""
     image: str = ZOO_IMAGE
     cpus: int = 1

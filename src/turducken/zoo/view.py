@@ -44,7 +44,7 @@ def details_view(scenario: Scenario) -> RenderableType:
         Text("runs as    ", style="bold") + Text(command_for(scenario, Form.FAULTY)),
     ]
     if scenario.fault is not None:
-        flag = Text(f"Faults.{scenario.fault}, which turducken zoo run plants in L0")
+        flag = Text(f"{scenario.fault} (zoo/planted.py), which turducken zoo run plants in L0")
         parts.append(Text("with       ", style="bold") + flag)
     return Group(*parts)
 

@@ -4,27 +4,25 @@ EPT02(x) = EPT01(EPT12(x)). `compose` works out one entry; a policy (`policy`) d
 are made, how long they stay and what drops them.
 """
 
-from collections.abc import Callable
-
 from turducken.hypervisor.shadow.cached import CachedShadow
 from turducken.hypervisor.shadow.eager import EagerShadow
 from turducken.hypervisor.shadow.lazy import LazyShadow
 from turducken.hypervisor.shadow.policy import ShadowParts, ShadowPolicy, ShadowPolicyName
 from turducken.hypervisor.shadow.writeprotect import WriteProtectShadow
 
-__all__ = ["POLICIES", "ShadowPolicy", "ShadowPolicyName", "make_shadow"]
+__all__ = ["POLICIES", "SHADOWS", "ShadowPolicy", "ShadowPolicyName", "make_shadow"]
 
+SHADOWS: dict[str, type[CachedShadow] | type[LazyShadow]] = {
+    "lazy": LazyShadow,
+    "cached": CachedShadow,
+    "eager": EagerShadow,
+    "writeprotect": WriteProtectShadow,
+}
 POLICIES: tuple[ShadowPolicyName, ...] = ("lazy", "cached", "eager", "writeprotect")
 
 
 def make_shadow(name: ShadowPolicyName, parts: ShadowParts) -> ShadowPolicy:
     """Return a new policy by name; `ValueError` for an unknown one."""
-    makers: dict[str, Callable[[ShadowParts], ShadowPolicy]] = {
-        "lazy": LazyShadow,
-        "cached": CachedShadow,
-        "eager": EagerShadow,
-        "writeprotect": WriteProtectShadow,
-    }
-    if name not in makers:
+    if name not in SHADOWS:
         raise ValueError(f"unknown shadow policy {name!r} (one of {', '.join(POLICIES)})")
-    return makers[name](parts)
+    return SHADOWS[name](parts)

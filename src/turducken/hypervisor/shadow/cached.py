@@ -10,7 +10,7 @@ from collections import OrderedDict
 from turducken.address import Gpa1, Gpa2
 from turducken.hypervisor.ept_table import EptTable
 from turducken.hypervisor.frames import OutOfFramesError
-from turducken.hypervisor.shadow.compose import Composition, Denied12, Filled
+from turducken.hypervisor.shadow.compose import Composition, Filled
 from turducken.hypervisor.shadow.policy import Root12, ShadowParts, eptp02
 
 
@@ -43,8 +43,6 @@ class Shadow:
         """Pages of L1's that it maps with write right, and their shifts (`writeprotect`)."""
         self.is_unfollowed = False
         """Some of ``tables`` cannot be watched (`writeprotect`)."""
-        self.absent: set[int] = set()
-        """Pages of L2's that EPT12 did not map (`Faults.absence_kept`)."""
 
 
 class CachedShadow:
@@ -95,13 +93,9 @@ class CachedShadow:
         current = self._current
         assert current is not None
         root12 = current.root12
-        if gpa2 >> 12 in current.absent:
-            return Denied12(0)
         found = self._parts.composer.compose(root12.view, root12.eptp, gpa2, access)
         if isinstance(found, Filled):
             self.put(current, found)
-        elif self._parts.faults.absence_kept and isinstance(found, Denied12):
-            current.absent.add(gpa2 >> 12)
         return found
 
     def put(self, shadow: Shadow, found: Filled) -> None:
@@ -143,7 +137,6 @@ class CachedShadow:
 
     def _empty(self, shadow: Shadow) -> None:
         shadow.is_whole = False
-        shadow.absent.clear()
         if not shadow.is_used:
             return
         shadow.table.clear()
@@ -159,8 +152,6 @@ class CachedShadow:
         for shadow in list(self._shadows.values()):
             if ep4ta is None or shadow.root12.ep4ta == ep4ta:
                 self._empty(shadow)
-                if self._parts.faults.one_of_several_shadows:
-                    return
 
     def ept01_changed(self) -> None:
         """Empty all."""

@@ -12,7 +12,6 @@ from typing import NamedTuple
 from turducken.address import Gpa1, Gpa2, Hpa
 from turducken.hypervisor.ept01 import Ept01, Place
 from turducken.hypervisor.ept_table import USER_EXECUTE, leaf_for
-from turducken.hypervisor.faults import Faults
 from turducken.hypervisor.guest_memory import GuestMemory
 from turducken.paging import entries as e
 from turducken.paging import rights
@@ -111,7 +110,6 @@ class Composer:
         self,
         ept01: Ept01,
         memory: GuestMemory,
-        faults: Faults,
         *,
         sizes: tuple[int, ...],
         execute_only: bool,
@@ -119,12 +117,9 @@ class Composer:
         self._ept01 = ept01
         self.memory = memory
         """L1's memory, where EPT12 is."""
-        self._faults = faults
         self._sizes = sizes
         self._execute_only = execute_only
         self._types: dict[tuple[int, int], int] = {}
-        self._rights_above: dict[int, int] = {}
-        """For a table of EPT12, what the entries above it gave first (`Faults`)."""
         self.log: Log12 | None = None
 
     def walk12(self, view: EptView, eptp12: int, gpa2: Gpa2) -> Walk:
@@ -137,14 +132,10 @@ class Composer:
             return Denied12(0)
         found = walk(view.format, self.memory, eptp12, gpa2)
         if found.stop is Stop.MALFORMED:
-            return self._malformed(found)
+            return self.malformed(found)
         if found.stop is not Stop.PAGE:
             return Denied12(0, bool(found.leaf & _SUPPRESS_VE))
-        all_of = found.all_of
-        if self._faults.leaf_permissions_only:
-            all_of = found.leaf
-        if self._faults.shared_over_rights:
-            all_of = found.leaf & self._rights_at_first(found)
+        all_of = self.rights_of(found)
         if access & ~all_of & _RWX and not (
             view.features.mode_based_execute and access == EXECUTE and all_of & USER_EXECUTE
         ):
@@ -163,7 +154,7 @@ class Composer:
                 self._log(gpa2)
             leaf = self._set_flags(found, dirty=is_write)
         tables = tuple(Gpa1(step.address & -4096) for step in found.steps)
-        return self._combine(view, gpa2, Leaf12(gpa1, found.shift, leaf, all_of, tables), place)
+        return self.combine(view, gpa2, Leaf12(gpa1, found.shift, leaf, all_of, tables), place)
 
     def compose_leaf(self, view: EptView, gpa2: Gpa2, leaf12: Leaf12) -> Composition:
         """Return EPT02's entry for a leaf of EPT12 that somebody else has walked to.
@@ -173,9 +164,10 @@ class Composer:
         place = self._ept01.find(leaf12.gpa1)
         if place is None:
             return Denied01(leaf12.gpa1, 0)
-        return self._combine(view, gpa2, leaf12, place)
+        return self.combine(view, gpa2, leaf12, place)
 
-    def _combine(self, view: EptView, gpa2: Gpa2, leaf12: Leaf12, place: Place) -> Composition:
+    def combine(self, view: EptView, gpa2: Gpa2, leaf12: Leaf12, place: Place) -> Composition:
+        """Return EPT02's entry for a leaf of EPT12 and the place in EPT01 that it leads to."""
         gpa1, shift12, leaf, all_of, tables = leaf12
         allowed = place.entry & _RWX
         shift = min(shift12, place.shift)
@@ -194,19 +186,14 @@ class Composer:
         mask = (1 << shift) - 1
         page = (place.page + (gpa1 & (1 << place.shift) - 1)) & ~mask
         entry = leaf_for(page | rights02 | self._type(leaf, place.entry), shift)
-        return Filled(
-            Gpa2(gpa2 & ~mask), shift, self._faults.spoil_leaf(entry), Gpa1(gpa1 & ~mask), tables
-        )
+        return Filled(Gpa2(gpa2 & ~mask), shift, entry, Gpa1(gpa1 & ~mask), tables)
 
-    def _rights_at_first(self, found: Walk) -> int:
-        above = READ | WRITE | EXECUTE
-        for step in found.steps[:-1]:
-            above &= step.entry
-        return self._rights_above.setdefault(found.steps[-1].address & -4096, above)
+    def rights_of(self, found: Walk) -> int:
+        """Return what the entries of EPT12 on the way to a page allow together."""
+        return found.all_of
 
-    def _malformed(self, found: Walk) -> Composition:
-        if self._faults.write_only_is_violation and found.leaf & _RWX == WRITE:
-            return Denied12(0)
+    def malformed(self, found: Walk) -> Composition:
+        """Return what a walk that met a misconfigured entry of EPT12 comes to."""
         return Misconfigured12()
 
     @staticmethod

@@ -7,7 +7,6 @@ from typing import Literal, NamedTuple, Protocol
 from turducken.address import Gpa1, Gpa2
 from turducken.arch.memory_types import MemoryType
 from turducken.hypervisor.ept_table import EptTable
-from turducken.hypervisor.faults import Faults
 from turducken.hypervisor.frames import FrameShare
 from turducken.hypervisor.shadow.compose import Composer, Composition, EptView
 from turducken.memory import PhysicalMemory
@@ -66,7 +65,6 @@ class ShadowParts:
     composer: Composer
     invept: Callable[[int], None]
     """Invalidate what the processor holds for an EPTP (single-context INVEPT)."""
-    faults: Faults
     watched: "Watched"
     statistics: ShadowStatistics = field(default_factory=ShadowStatistics)
 
