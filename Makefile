@@ -71,6 +71,7 @@ images:
 	$(MAKE) -C guests/zoo install
 	$(MAKE) -C guests/pal-demo install
 	$(MAKE) -C guests/uefi install
+	$(MAKE) -C guests/bios install
 	$(MAKE) -C guests/linux install
 	$(MAKE) -C guests/xen install
 
@@ -83,6 +84,7 @@ check-images:
 	$(MAKE) -C guests/zoo check
 	$(MAKE) -C guests/pal-demo check
 	$(MAKE) -C guests/uefi check
+	$(MAKE) -C guests/bios check
 	$(MAKE) -C guests/linux check
 	$(MAKE) -C guests/xen check
 

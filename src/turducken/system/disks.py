@@ -1,5 +1,7 @@
 """The machine's disks and CDs, from the images that a user names."""
 
+from collections.abc import Sequence
+
 from turducken.devices.disk.ata import AtaDisk
 from turducken.devices.disk.atapi import AtapiCdrom
 from turducken.devices.disk.taskfile import Drive
@@ -35,3 +37,13 @@ def ide_drives(options: SystemOptions) -> list[Drive | None]:
 def _with_cdrom(disks: list[Drive], cdrom: Drive) -> list[Drive | None]:
     first = [*disks, None, None][:2]
     return [*first, cdrom, None]
+
+
+def bios_disks(drives: Sequence[Drive | None]) -> list[int]:
+    """Return the sectors of the disks that a BIOS finds: those of the first channel."""
+    found = []
+    for drive in drives[:2]:
+        if not isinstance(drive, AtaDisk):
+            break
+        found.append(drive.sectors)
+    return found

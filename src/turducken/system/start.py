@@ -22,6 +22,7 @@ from turducken.machine.firmware.registers import PROCESSOR_MSRS, set_mtrrs, set_
 from turducken.machine.firmware.rom import RomImage
 from turducken.machine.machine import Machine
 from turducken.memory.physical import LOW_LIMIT
+from turducken.system.disks import bios_disks
 from turducken.system.options import SystemOptions
 
 _FLAT_CODE, _FLAT_DATA = 0xC09B, 0xC093
@@ -45,6 +46,7 @@ def run_firmware(machine: Machine, ram_size: int) -> Firmware:
         ram_size=ram_size,
         cpu_signature=version[0],
         cpu_features=version[3],
+        disks=bios_disks(machine.options.ide),
     )
     firmware = install_firmware(machine.memory, options)
     set_up_chipset(machine.chipset, firmware.io_apic_id)

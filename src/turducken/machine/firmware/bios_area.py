@@ -1,7 +1,9 @@
 """The low memory that a BIOS sets up: interrupt vectors, data area, and the code they lead to.
 
-There are no BIOS services: a call returns with the carry flag set. The interrupt lines of the
-8259 pair are ended and otherwise ignored, but for the timer, which counts its ticks.
+Of the BIOS services there are those that tell the memory (INT 12h, INT 15h) and those for the disks
+of the first IDE channel (INT 13h), which `turducken.machine.firmware.services` adds; other calls
+return with the carry flag set. The interrupt lines of the 8259 pair are ended and otherwise
+ignored, but for the timer, which counts its ticks.
 """
 
 import struct
@@ -39,6 +41,10 @@ _CODE = {
 }
 """What is in the BIOS segment, by offset."""
 
+SERVICES_OFFSET = 0x8000
+SERVICE_ENTRIES = {0x15: SERVICES_OFFSET, 0x13: SERVICES_OFFSET + 8}
+"""Where the services of guests/bios/services.S are called."""
+
 _TIMER_VECTOR = 0x08
 _MASTER_VECTORS = range(0x09, 0x10)
 _SERVICE_VECTORS = range(0x10, 0x1B)
@@ -47,6 +53,8 @@ _SLAVE_VECTORS = range(0x70, 0x78)
 
 
 def _handler(vector: int) -> int:
+    if vector in SERVICE_ENTRIES:
+        return SERVICE_ENTRIES[vector]
     if vector == _TIMER_VECTOR:
         return _TIMER_OFFSET
     if vector in _MASTER_VECTORS:
@@ -63,8 +71,8 @@ def interrupt_vectors() -> bytes:
     return b"".join(struct.pack("<HH", _handler(vector), BIOS_SEGMENT) for vector in range(256))
 
 
-def bios_data_area() -> bytes:
-    """Return the BIOS data area for address 400h."""
+def bios_data_area(disks: int = 0) -> bytes:
+    """Return the BIOS data area for address 400h, on a PC with so many disks."""
     area = bytearray(256)
     struct.pack_into("<4H", area, 0x00, COM1, 0, 0, 0)  # serial ports
     struct.pack_into("<H", area, 0x0E, EBDA_BASE >> 4)
@@ -73,6 +81,7 @@ def bios_data_area() -> bytes:
     struct.pack_into("<HHH", area, 0x1A, 0x1E, 0x1E, 0)  # keyboard buffer: empty
     struct.pack_into("<BHH", area, 0x49, 3, 80, 0x1000)  # video mode, columns, page size
     struct.pack_into("<HBH", area, 0x60, 0x0607, 0, 0x3D4)  # cursor shape, page, CRT controller
+    struct.pack_into("<B", area, 0x75, disks)
     struct.pack_into("<HH", area, 0x80, 0x1E, 0x3E)  # bounds of the keyboard buffer
     struct.pack_into("<B", area, 0x84, 24)  # rows less one
     return bytes(area)

@@ -1,5 +1,6 @@
 """Putting into memory what a BIOS leaves there."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from turducken.machine.firmware import bios_area, mp_table
@@ -12,6 +13,7 @@ from turducken.machine.firmware.memory_map import (
     pc_memory_map,
 )
 from turducken.machine.firmware.more_tables import more_tables
+from turducken.machine.firmware.services import install_services
 from turducken.memory import Memory
 from turducken.memory.physical import LOW_LIMIT
 
@@ -35,6 +37,8 @@ class FirmwareOptions:
     processors: int = 1
     cpu_signature: int = 0x0005_06E3
     cpu_features: int = 0x0F8B_FBFF
+    disks: Sequence[int] = ()
+    """Sectors of the disks of the first IDE channel."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +66,8 @@ def install_firmware(memory: Memory, options: FirmwareOptions) -> Firmware:
         raise ValueError(f"{processors} processors: a PC has 1 to {MOST_PROCESSORS}")
     memory_map = pc_memory_map(options.ram_size)
     apic_id = io_apic_id(processors)
-    _write_bios_area(memory)
+    _write_bios_area(memory, len(options.disks))
+    install_services(memory, memory_map, options.disks)
     low_ram = min(options.ram_size, LOW_LIMIT)
     acpi = build_acpi(TABLES_BASE, processors, apic_id, more_tables(), low_ram)
     memory.write(TABLES_BASE, acpi.image)
@@ -76,9 +81,9 @@ def install_firmware(memory: Memory, options: FirmwareOptions) -> Firmware:
     return Firmware(memory_map, acpi.rsdp, _RSDP_ADDRESS, apic_id)
 
 
-def _write_bios_area(memory: Memory) -> None:
+def _write_bios_area(memory: Memory, disks: int) -> None:
     memory.write(0, bios_area.interrupt_vectors())
-    memory.write(bios_area.BDA_BASE, bios_area.bios_data_area())
+    memory.write(bios_area.BDA_BASE, bios_area.bios_data_area(disks))
     memory.write(EBDA_BASE, bios_area.extended_bios_data_area())
     for address, content in bios_area.code_pieces():
         memory.write(address, content)
