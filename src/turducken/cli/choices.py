@@ -199,7 +199,7 @@ class SystemChoices:
     def resolve(self) -> SystemOptions:
         """Read the files; raise what `turducken.cli.errors.is_users` knows."""
         options = SystemOptions(
-            image=find_image(self.image),
+            image=find_image(self.image, self.cmdline),
             mode=self.mode,
             cpus=self.cpus,
             memory=parse_size(self.memory),

@@ -21,8 +21,10 @@ def shipped_applications() -> dict[str, Path]:
     return {one.stem: one for one in sorted(_SHIPPED.glob("*.efi"))}
 
 
-def find_image(name_or_path: str) -> AnyImage | RomImage:
+def find_image(name_or_path: str, text: str = "") -> AnyImage | RomImage:
     """Return a shipped image by its name, or any bootable image by its path.
+
+    ``text`` is the command line of a UEFI application, whose firmware passes it on.
 
     Raises ImageError where there is none, or where it cannot be used.
     """
@@ -33,5 +35,5 @@ def find_image(name_or_path: str) -> AnyImage | RomImage:
             known = ", ".join((*shipped_images(), *shipped_applications()))
             raise ImageError(f"{name_or_path}: no such file, nor one of the images {known}")
     if is_efi_application(path):
-        return efi_application(path)
+        return efi_application(path, text)
     return load_image(path)
