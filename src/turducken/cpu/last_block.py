@@ -23,11 +23,15 @@ def starts_of(p: "Processor", address: int, size: int) -> list[int]:
 def last_branch(p: "Processor") -> Instruction | None:
     """Return the instruction that ended the last block, if it is one that leaves the line."""
     begin = p.engine.last_block
+    known = p.engine.branches.get(begin)
+    if known is not None:
+        return known
     code = p.linear.fetch(begin, _MOST_BYTES, user=p.state.cpl == 3)
     if not isinstance(code, bytes):
         return None
     for one in Decoder(code_bits(p.state), code, ip=begin):
         if one.flow_control != FlowControl.NEXT:
+            p.engine.branches[begin] = one
             return one
     return None
 

@@ -4,6 +4,7 @@ import ctypes
 from enum import IntEnum
 from typing import Any, Protocol
 
+from iced_x86 import Instruction
 from unicorn import unicorn_const, x86_const
 
 from turducken.address import PAGE_OFFSET_MASK, PAGE_SIZE
@@ -126,6 +127,8 @@ class Engine:
         self.code = TranslatedCode(self._handle)
         self._blocks = Blocks()
         self._rests: dict[int, dict[int, int]] = {}
+        self.branches: dict[int, Instruction] = {}
+        """By the linear address of a block: what ended it, where somebody has looked."""
         self._running_budget = 0
         self._is_stepping = False
         self._map_memory()
@@ -315,6 +318,7 @@ class Engine:
         self._budget.forget_blocks()
         self._blocks.forget()
         self._rests.clear()
+        self.branches.clear()
         self.code.forget()
 
     def _stop(self, trap: int) -> None:
@@ -486,6 +490,7 @@ class Engine:
             found = block[0]
             self._budget.forget_block(found.pc, found.size)
             self._rests.pop(found.pc, None)
+            self.branches.pop(found.pc, None)
             self._watch_code(found.pc, found.size)
 
     def _watch_code(self, address: int, size: int) -> int | None:
