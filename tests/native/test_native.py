@@ -64,7 +64,7 @@ def everything(data: Data, a: U64, b: U64, c: U32) -> U64:
         if i > (b & 63):
             break
         total = total + (a >> (i & 15)) & MASK
-    if not (data.left < 0 and a != b) or c in (3, 5):
+    if not (data.left < 0 and a != b) or c in (3, 5) or c not in (7, 8):
         total ^= largest(data, 16)
     elif data.other.signed <= -9:
         total |= 1 << 63

@@ -147,7 +147,7 @@ class Processor:
         self.mmu = parts.mmu(parts.memory, self.tlb, parts.policy)
         self.linear = LinearMemory(self.mmu, parts.memory, self.accesses)
         self.vmx = VmxUnit(parts.capabilities, parts.memory)
-        self.engine.fields.use_table(field_table(self.vmx))
+        self._prepare_traps()
         self.cpuid = Cpuid(parts.profile, index, count)
         self.ept_features = Features(
             maxphyaddr=self.maxphyaddr,
@@ -185,6 +185,12 @@ class Processor:
         self.handlers: Handlers[int, Callable[[Processor], None]] = {}
         self.msrs = MsrFile(self)
         self.reset()
+
+    def _prepare_traps(self) -> None:
+        """Tell the engine which traps it may handle by itself."""
+        self.engine.fields.use_table(field_table(self.vmx))
+        is_unseen = self.mmu.keeps_answers and not self.policy.acts_when_stopped
+        self.engine.traps.words.is_unseen = int(is_unseen)
 
     # Reset and start
 
@@ -601,6 +607,7 @@ class Processor:
     def nmi_blocked(self, value: bool) -> None:
         if value != self._nmi_blocked:
             self._nmi_blocked = value
+            self.engine.traps.words.blocks_nmi = int(value)
             self.attention = True
             update_intercepts(self)
 

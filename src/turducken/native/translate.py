@@ -420,11 +420,13 @@ class _Function:
     def _compare(
         self, node: ast.expr, operands: list[ast.expr], operators: list[ast.cmpop]
     ) -> Value:
-        if isinstance(operators[0], ast.In) and isinstance(operands[1], ast.Tuple):
+        if isinstance(operators[0], ast.In | ast.NotIn) and isinstance(operands[1], ast.Tuple):
+            is_in = isinstance(operators[0], ast.In)
+            each = ast.Eq() if is_in else ast.NotEq()
             tests: list[ast.expr] = [
-                ast.Compare(operands[0], [ast.Eq()], [one]) for one in operands[1].elts
+                ast.Compare(operands[0], [each], [one]) for one in operands[1].elts
             ]
-            return self._choice(ast.BoolOp(ast.Or(), tests))
+            return self._choice(ast.BoolOp(ast.Or() if is_in else ast.And(), tests))
         values = [self._expression(one) for one in operands]
         result: Value | None = None
         for a, b, operator in zip(values, values[1:], operators, strict=False):

@@ -137,15 +137,15 @@ class Engine:
         self._budget = Budget(self.state.address, self._new_block, native=native)
         self._checkpoint = Checkpoint(self._handle)
         self.grants = Grants(self.state, library.FILL_HOOK(self._on_fill), native=native)
-        self._traps = Traps(
+        self.traps = Traps(
             self.state.address,
             self._budget.words,
             self.grants.words,
             self._on_interrupt,
             native=native,
         )
-        self._traps.know_ram(self._ram, memory.regions[0].size)
-        self.fields = FieldAccess(self._traps.words)
+        self.traps.know_ram(self._ram, memory.regions[0].size)
+        self.fields = FieldAccess(self.traps.words)
         self._add_hooks()
         self._budget.left = 1 << 62
         enter_guest_mode(self._engine, self._handle, self.state)
@@ -183,7 +183,7 @@ class Engine:
     def _add_hooks(self) -> None:
         for kind, owner in (
             (unicorn_const.UC_HOOK_TLB_FILL, self.grants),
-            (unicorn_const.UC_HOOK_INTR, self._traps),
+            (unicorn_const.UC_HOOK_INTR, self.traps),
             (unicorn_const.UC_HOOK_BLOCK, self._budget),
         ):
             library.add_hook(self._handle, kind, owner.hook, owner.data)
@@ -207,7 +207,7 @@ class Engine:
         limit = self._budget
         limit.watch(watched)
         limit.left = self._running_budget = budget
-        self._traps.allow()
+        self.traps.allow()
         trap = self._run()
         left = limit.left  # read first: a signal's handler may call `request_stop` just before
         self.executed += self._running_budget - left
@@ -245,7 +245,7 @@ class Engine:
         state.in_shadow = self._is_stepping = True
         self._budget.watch(0)
         self._budget.left = self._running_budget = 0
-        self._traps.forbid()
+        self.traps.forbid()
         trap = self._run()
         self._is_stepping = False
         if trap and not _is_after_instruction(trap):
@@ -388,8 +388,17 @@ class Engine:
             self.code.store(self.grants.source, page, target)
         answer.target, answer.rights = target, self.grants.add(key, target, _GRANT[kind])
         if self.is_stale or self.is_code_stale or self.is_switched:
-            self._traps.forbid()
+            self.traps.forbid()
         return True
+
+    def prefetch(self, address: int) -> None:
+        """Ask where loads from a linear address go, as if the engine had; nothing if they fault."""
+        page = address & ~PAGE_OFFSET_MASK
+        key = self.grants.key(page)
+        if self.grants.find(key, _NEEDED[READ]) is None and not self.is_stale:
+            target = self._host.fill(page, READ)
+            if target is not None and self._memory.is_ram(target):
+                self.grants.add(key, target, _GRANT[READ])
 
     def grant_large(self, page: int, target: int, kind: int) -> None:
         """Grant what `EngineHost.fill` is about to grant to the 2 MiB around the page, not fetches.
@@ -427,7 +436,7 @@ class Engine:
             self.fields.close()
 
     def _on_in(self, _engine: int, port: int, size: int, _data: int) -> int:
-        self._traps.forbid()
+        self.traps.forbid()
         if self._aborted:
             return 0
         try:
@@ -441,7 +450,7 @@ class Engine:
         return value
 
     def _on_out(self, _engine: int, port: int, size: int, value: int, _data: int) -> None:
-        self._traps.forbid()
+        self.traps.forbid()
         if self._aborted:
             return
         try:
@@ -451,7 +460,7 @@ class Engine:
             self._fail(error)
 
     def _on_mmio_read(self, _engine: int, offset: int, size: int, _data: int) -> int:
-        self._traps.forbid()
+        self.traps.forbid()
         try:
             return self._host.mmio_read(offset, size)
         except BaseException as error:
@@ -459,7 +468,7 @@ class Engine:
             return 0
 
     def _on_mmio_write(self, _engine: int, offset: int, size: int, value: int, _data: int) -> None:
-        self._traps.forbid()
+        self.traps.forbid()
         try:
             self._host.mmio_write(offset, size, value)
         except BaseException as error:
@@ -480,7 +489,7 @@ class Engine:
         except BaseException as error:
             self._fail(error)
         if self.is_stale or self.is_code_stale or self.is_switched:
-            self._traps.forbid()
+            self.traps.forbid()
         count = library.block_instructions(self._handle, address)
         return count, self._blocks.learn(address, size, place, count)
 

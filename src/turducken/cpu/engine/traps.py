@@ -11,25 +11,23 @@ from turducken.cpu.engine.budget import BudgetData
 from turducken.cpu.engine.field_access import access_field
 from turducken.cpu.engine.grants import GrantData
 from turducken.cpu.engine.hot import HOT
+from turducken.cpu.engine.interrupt_return import return_from_interrupt
 from turducken.cpu.engine.registers import Registers
 from turducken.cpu.engine.trap_data import TrapData, is_plain
 from turducken.native import U32, U64
 
-_UNDEFINED = 0x146
-"""The intercept of #UD."""
+_UNDEFINED, _IRET = 0x146, 0x174
+"""The intercepts of #UD and IRET."""
 
 
 @HOT.exported
 def handle_trap(engine: U64, number: U32, data: TrapData) -> None:
     """Execute what stopped the engine, or stop it for good."""
-    if (
-        data.is_allowed
-        and data.budget.left > 0
-        and is_plain(data.registers)
-        and number == _UNDEFINED
-        and access_field(data)
-    ):
-        return
+    if data.is_allowed and data.budget.left > 0 and is_plain(data.registers):
+        if number == _UNDEFINED and access_field(data):
+            return
+        if data.is_unseen and number == _IRET and return_from_interrupt(data):
+            return
     data.on_trap(engine, number, data.address)
 
 

@@ -357,6 +357,7 @@ def on_iret(p: "Processor") -> None:
     if p.nmi_blocked and not iret_leaves_blocking(p.guest):
         p.nmi_blocked = False
         p.unblocking_iret = state.rip
+    stack = state.gpr[4]
     to_task = state.rflags & _NT and not steps.is_real_or_8086(state) and not steps.is_long(state)
     if to_task:
         refusal = tasks.interrupt_return_task(p, instruction.len)
@@ -364,6 +365,10 @@ def on_iret(p: "Processor") -> None:
         refusal = returns.interrupt_return(p, instruction)
     if refusal is not None:
         p.refuse(refusal)
+    elif state.is_64bit and state.cpl == 0:
+        # The engine may execute the next one itself, if it knows where these are.
+        p.engine.prefetch(state.table(SegmentIndex.GDTR)[0])
+        p.engine.prefetch(stack)
     p.unblocking_iret = None
 
 
