@@ -3,9 +3,13 @@
 The faults are those of test_entry_checks: each is planted in a VMCS that passes.
 """
 
+import random
+
 import pytest
 from test_entry_checks import ROWS
+from vmx_support import BASELINES, long_mode
 
+from turducken.diagnosis import Place, Sighting, as_dict, one_line, paragraph
 from turducken.vmx import vmcs_fields as f
 from turducken.vmx.checks import check_entry
 from turducken.vmx.explain import refused_entry
@@ -50,3 +54,31 @@ def test_rule_and_field_of_every_planted_fault(row):
 def test_what_would_have_been_allowed_is_told(row):
     _, diagnosis, _ = explained(row)
     assert diagnosis.rule.allowed
+
+
+def test_a_diagnosis_is_about_the_vmcs_as_it_was():
+    case = long_mode()
+    case[f.VPID] = 0
+    context = case.context()
+    diagnosis = refused_entry(context, check_entry(context), operation="VMLAUNCH")
+    case[f.VPID] = 1
+    case[f.HOST_CR0] = 0
+    assert [one.id for one in diagnosis.rules] == ["controls.execution.vpid"]
+    assert diagnosis.rule.readings[0].value == 0
+
+
+def test_whatever_is_in_a_vmcs_can_be_told():
+    choose = random.Random(11)
+    for _ in range(60):
+        case = choose.choice(BASELINES)()
+        for one in choose.sample(list(f.FIELDS.values()), choose.choice((1, 20, 150))):
+            case[one] = choose.getrandbits(64)
+        context = case.context()
+        failure = check_entry(context)
+        if failure is None:
+            continue
+        diagnosis = refused_entry(context, failure, operation="VMRESUME")
+        sighting = Sighting(diagnosis, Place(0, 1, 0, 0), 0, 1, 1)
+        assert failure.rule.id in one_line(sighting, lambda _: None)
+        assert len(paragraph(sighting, lambda _: "name")) > 2
+        assert as_dict(sighting, lambda _: None)["rules"]

@@ -40,7 +40,8 @@ def explain_ending(
     if not is_success:
         yield from _unhandled_exits(machine, hypervisor)
     if outcome is Outcome.HALTED:
-        for processor in machine.processors:
+        # Those that take interrupts may well wait for the others: they are told of first.
+        for processor in sorted(machine.processors, key=lambda one: not one.state.rflags & _IF):
             if processor.activity is not Activity.WAIT_FOR_SIPI:
                 place = place_of(processor, hypervisor)
                 yield place, ("nothing-to-wake",), partial(_nothing_to_wake, processor)
