@@ -76,6 +76,12 @@ def test_limit_of_several_processors(limit: int, seed: int) -> None:
     assert (result.outcome, result.instructions) == (Outcome.LIMIT, limit)
 
 
+@pytest.mark.parametrize(("limit", "rip"), [(1000, COUNT_AT), (1001, COUNT_AT + 2)])
+def test_what_traps_counts_once(limit: int, rip: int) -> None:
+    result = run(CPUIDS, Mode.BARE, Stops(max_instructions=limit))
+    assert (result.instructions, result.cpus[0].rip) == (limit, rip)
+
+
 def test_a_limit_does_not_change_what_comes_before_it() -> None:
     def after(instructions: int) -> tuple[int, int]:
         result = run(COUNT, Mode.BARE, Stops(max_instructions=instructions))
