@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from turducken.cli import choices, stopping
+from turducken.cli import choices, linux_options, stopping
 from turducken.cli.output import output_file
 from turducken.cli.statuses import exit_statuses
 from turducken.cli.teaching import command_with
@@ -12,6 +12,7 @@ from turducken.report.as_json import dump
 from turducken.report.difference import comparison_as_dict, comparison_view
 from turducken.report.printing import print_plainly
 from turducken.system import DEFAULT_IMAGE, Mode
+from turducken.system.comparison import Tolerance
 from turducken.system.comparison import compare as compare_runs
 
 EXAMPLES = """\
@@ -20,6 +21,8 @@ EXAMPLES = """\
    turducken compare                                the shipped lhv-amd64, all its tests
    turducken compare lhv-i386 --cpus 2 --shadow lazy
    turducken compare my-hypervisor.elf --max-instructions 500000000
+   turducken compare vmlinuz --memory 512M --initrd busybox --run 'uname -a' --console-only \\
+       --unordered --ignore '^\\[ *[0-9.]+\\] ' --ignore '[0-9]+[KM]?'
 
  What is compared: the console's lines; how the run ends; and, on each processor, the VM exits that
  the image's own guests make to it, with reason, qualification and RIP. The bare run has the
@@ -31,12 +34,34 @@ STATUSES = exit_statuses({0: "no difference", 1: "a difference"})
 
 app = typer.Typer(add_completion=False)
 
+_TOLERATED = "What is no difference"
+
 JsonOption = Annotated[
     str | None, typer.Option(metavar="FILE|-", rich_help_panel=choices.SHOW, help="Write it there.")
 ]
 Quiet = Annotated[
     bool,
     typer.Option("--quiet", "-q", rich_help_panel=choices.SHOW, help="Only the status."),
+]
+Ignore = Annotated[
+    list[str],
+    typer.Option(
+        metavar="REGEX",
+        rich_help_panel=_TOLERATED,
+        help="A part of lines, such as a time stamp. Repeatable.",
+    ),
+]
+Unordered = Annotated[
+    bool,
+    typer.Option(
+        "--unordered", rich_help_panel=_TOLERATED, help="The order of the console's lines."
+    ),
+]
+ConsoleOnly = Annotated[
+    bool,
+    typer.Option(
+        "--console-only", rich_help_panel=_TOLERATED, help="The VM exits of the image's guests."
+    ),
 ]
 
 
@@ -59,6 +84,13 @@ def compare(
     success_code: stopping.SuccessCode = "0",
     json: JsonOption = None,
     quiet: Quiet = False,
+    ignore: Ignore = [],  # noqa: B006 - Typer copies it
+    unordered: Unordered = False,
+    console_only: ConsoleOnly = False,
+    initrd: linux_options.Initrds = [],  # noqa: B006 - Typer copies it
+    share: linux_options.Share = None,
+    run_command: linux_options.Command = None,
+    insmod: linux_options.KernelModules = [],  # noqa: B006 - Typer copies it
 ) -> int:
     """Run an image bare and nested, and show the first difference."""
     chosen = choices.SystemChoices(
@@ -67,9 +99,11 @@ def compare(
     stops = stopping.StopChoices(
         until, fail_on, max_instructions, until_count, until_all, success_code
     ).resolve()
-    options = chosen.resolve()
+    options = linux_options.LinuxChoices(initrd, share, run_command, insmod).apply(chosen.resolve())
+    patterns = [stopping.pattern("--ignore", one) for one in ignore]
+    tolerance = Tolerance([one for one in patterns if one is not None], unordered, console_only)
     with output_file("--json", json) as file:
-        found = compare_runs(options, stops)
+        found = compare_runs(options, stops, tolerance)
         if file is not None:
             file.write(dump(comparison_as_dict(found)).encode())
     if not quiet and json != "-":

@@ -84,8 +84,8 @@ class StopChoices:
         if self.until_all and self.until_count != 1:
             raise InputError("--until-all and --until-count: one of them")
         return Stops(
-            _pattern("--until", self.until),
-            _pattern("--fail-on", self.fail_on),
+            pattern("--until", self.until),
+            pattern("--fail-on", self.fail_on),
             self.max_instructions,
             self.until_count,
             self.until_all,
@@ -103,7 +103,8 @@ def _number(option: str, text: str) -> int:
     return value
 
 
-def _pattern(option: str, text: str | None) -> re.Pattern[str] | None:
+def pattern(option: str, text: str | None) -> re.Pattern[str] | None:
+    """Return what an option's regular expression is, InputError where it is none."""
     if text is None:
         return None
     try:

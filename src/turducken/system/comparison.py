@@ -6,6 +6,7 @@ the processor that L0 shows L1 (`turducken.system.offered`): what L0 withholds i
 violations that a processor may leave out are left out.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import zip_longest
@@ -89,12 +90,35 @@ class Comparison:
         return (bare.outcome, bare.code) == (nested.outcome, nested.code)
 
 
-def compare(options: SystemOptions, stops: Stops) -> Comparison:
+@dataclass(frozen=True, slots=True)
+class Tolerance:
+    """What is no difference, for systems that do several things at once and print the time.
+
+    ``ignore`` are parts of lines (time stamps); ``unordered``: lines count in any order;
+    ``console_only``: L2's exits are not compared.
+    """
+
+    ignore: Sequence[re.Pattern[str]] = ()
+    unordered: bool = False
+    console_only: bool = False
+
+    def lines(self, console: str) -> list[str]:
+        """Return the console's lines as they are to be compared."""
+        lines = console.replace("\r", "").split("\n")
+        for pattern in self.ignore:
+            lines = [pattern.sub("", one) for one in lines]
+        return sorted(lines) if self.unordered else lines
+
+
+EXACT = Tolerance()
+
+
+def compare(options: SystemOptions, stops: Stops, tolerance: Tolerance = EXACT) -> Comparison:
     """Run the image bare and nested, and compare."""
     shown = profile_of_l1(options.profile, options.offer)
     bare = _record(replace(options, mode=Mode.BARE, profile=shown), stops)
     nested = _record(replace(options, mode=Mode.NESTED), stops)
-    lines = [one.result.console.split("\n") for one in (bare, nested)]
+    lines = [tolerance.lines(one.result.console) for one in (bare, nested)]
     found = (
         _first_difference(both[0], both[1], cpu)
         for cpu, both in enumerate(zip(bare.exits, nested.exits, strict=True))
@@ -103,7 +127,7 @@ def compare(options: SystemOptions, stops: Stops) -> Comparison:
         bare,
         nested,
         _first_difference(lines[0], lines[1]),
-        tuple(one for one in found if one is not None),
+        () if tolerance.console_only else tuple(one for one in found if one is not None),
     )
 
 
