@@ -15,7 +15,7 @@ from turducken.hypervisor.shadow.compose import Denied01, Filled
 from turducken.vmx import vmcs_fields as f
 
 if TYPE_CHECKING:
-    from turducken.hypervisor.nested import Context
+    from turducken.hypervisor.context import Context
     from turducken.hypervisor.vcpu import Vcpu
 
 _READ, _WRITE = 1, 2

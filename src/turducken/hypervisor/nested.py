@@ -11,6 +11,7 @@ from turducken.address import PAGE_OFFSET_MASK, PAGE_SIZE, Gpa1, Hpa
 from turducken.arch import msr
 from turducken.arch.registers import CR0, CR3, CR4, EFER
 from turducken.hypervisor import stopping
+from turducken.hypervisor.context import INFORMATION, Context
 from turducken.hypervisor.diagnosing import (
     note_interrupted,
     tell_abort,
@@ -22,7 +23,6 @@ from turducken.hypervisor.diagnosing import (
 )
 from turducken.hypervisor.events import GivenToL1, NestedEntry
 from turducken.hypervisor.host_state import (
-    HostImage,
     host_image,
     load_host_image,
     set_own_host_state,
@@ -48,7 +48,6 @@ from turducken.vmx import vmcs_fields as f
 from turducken.vmx.checks import EntryChecker
 from turducken.vmx.checks.guest_state import LINK_RULES
 from turducken.vmx.controls import Entry, PinBased, Primary, Secondary
-from turducken.vmx.exit_fields import EXIT_FIELDS
 from turducken.vmx.exit_information import (
     BLOCKING_BY_MOV_SS,
     BLOCKING_BY_NMI,
@@ -76,64 +75,6 @@ _SPARE_FRAMES = 8
 _ALL_ONES = b"\xff" * PAGE_SIZE
 _WRITTEN = frozenset({f.VIRTUAL_APIC_ADDRESS, f.POSTED_INTERRUPT_DESCRIPTOR, f.VMCS_LINK_POINTER})
 """Addresses of pages that the processor writes itself while L2 runs."""
-
-
-def _information_slots() -> dict[int, tuple[int, ...]]:
-    """For each exit reason, the slots of the exit information that it saves."""
-    table = {}
-    for reason, fields in EXIT_FIELDS.items():
-        slots = [f.EXIT_INTERRUPTION_INFORMATION.slot, f.IDT_VECTORING_INFORMATION.slot]
-        if fields.linear:
-            slots.append(f.GUEST_LINEAR_ADDRESS.slot)
-        if fields.physical:
-            slots.append(f.GUEST_PHYSICAL_ADDRESS.slot)
-        if fields.length:
-            slots.append(f.EXIT_INSTRUCTION_LENGTH.slot)
-        if fields.information:
-            slots.append(f.EXIT_INSTRUCTION_INFORMATION.slot)
-        if fields.interruption:
-            slots.append(f.EXIT_INTERRUPTION_ERROR_CODE.slot)
-        if fields.vectoring:
-            slots.append(f.IDT_VECTORING_ERROR_CODE.slot)
-        table[int(reason)] = tuple(slots)
-    return table
-
-
-_INFORMATION = _information_slots()
-
-
-class Context:
-    """What L0 keeps for one VMCS12: its fields, its VMCS02, and what it has worked out."""
-
-    __slots__ = (
-        "controls",
-        "generation",
-        "has_loads",
-        "image",
-        "is_launched",
-        "kept",
-        "merged",
-        "region12",
-        "root12",
-        "vmcs02",
-        "vmcs12",
-    )
-
-    def __init__(self, region12: int, vmcs12: CachedVmcs, vmcs02: Vmcs) -> None:
-        self.region12 = region12
-        self.vmcs12 = vmcs12
-        self.vmcs02 = vmcs02
-        self.is_launched = False
-        """VMCS02 has been launched."""
-        self.has_loads = False
-        """VMCS02 is about to load an MSR that L1's entry loads, which must not be loaded again."""
-        self.merged = b""
-        """VMCS12's controls as they were when VMCS02's were worked out."""
-        self.generation = -1
-        self.controls = Controls12(0, 0, 0, 0, 0)
-        self.kept: tuple[int, ...] = ()
-        self.image: HostImage | None = None
-        self.root12: Root12 | None = None
 
 
 class Nested:
@@ -516,7 +457,7 @@ class Nested:
             app.on_nested_exit(vcpu, reason)
         slots12[f.EXIT_REASON.slot] = reason
         slots12[f.EXIT_QUALIFICATION.slot] = qualification
-        for slot in _INFORMATION.get(reason, ()):
+        for slot in INFORMATION.get(reason, ()):
             slots12[slot] = slots02[slot]
         # VMREAD and VMWRITE of L2 that fail without an exit write it.
         slots12[f.VM_INSTRUCTION_ERROR.slot] = slots02[f.VM_INSTRUCTION_ERROR.slot]

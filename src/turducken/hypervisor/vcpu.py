@@ -5,9 +5,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 from turducken.address import Gpa1, Gpa2, Hpa
 from turducken.arch import msr
-from turducken.arch.memory_types import MemoryType
-from turducken.arch.registers import CR0, CR3, EFER, RFLAGS
-from turducken.hypervisor import boot, stopping
+from turducken.arch.registers import CR0, CR3, EFER
+from turducken.hypervisor import boot, guest_msrs, resuming, stopping, vmcs01
 from turducken.hypervisor.capabilities import check_suitable, offered_to_l1, read_capabilities
 from turducken.hypervisor.ept01 import Ept01
 from turducken.hypervisor.ept_table import EptTable
@@ -19,7 +18,7 @@ from turducken.hypervisor.host_state import set_own_host_state
 from turducken.hypervisor.hypapp import AppGuest, Ept01Sharing
 from turducken.hypervisor.interprocessor import reset_apic
 from turducken.hypervisor.linear import LinearMemory
-from turducken.hypervisor.merge import ENTRY_OWN, EXIT_OWN, NO_LINK
+from turducken.hypervisor.merge import ENTRY_OWN, NO_LINK
 from turducken.hypervisor.mtrr import Mtrrs
 from turducken.hypervisor.nested import Nested
 from turducken.hypervisor.shadow import make_shadow
@@ -33,20 +32,9 @@ from turducken.paging.entries import PAE_PDPTE
 from turducken.paging.formats import PAGING_PAE, Features
 from turducken.vmx import vmcs_fields as f
 from turducken.vmx.capability_msrs import EPT_VPID_CAP
-from turducken.vmx.controls import PinBased, Primary, Secondary
+from turducken.vmx.controls import Primary, Secondary
 from turducken.vmx.exit_information import (
-    BLOCKING_BY_MOV_SS,
-    BLOCKING_BY_NMI,
-    BLOCKING_BY_STI,
-    EPT_QUALIFICATION,
-    INTERRUPTION_ERROR_CODE,
-    INTERRUPTION_TYPE,
-    INTERRUPTION_VALID,
-    NMI_UNBLOCKING,
-    PENDING_DEBUG,
     Activity,
-    EventType,
-    interruption,
 )
 from turducken.vmx.exit_reasons import ENTRY_FAILURE, ExitReason
 from turducken.vmx.instructions import INVEPT_SINGLE_CONTEXT, INVVPID_SINGLE_CONTEXT
@@ -58,33 +46,8 @@ if TYPE_CHECKING:
 
 _PE, _PG, _NE = CR0.mask("PE"), CR0.mask("PG"), CR0.mask("NE")
 _LME, _LMA = EFER.mask("LME"), EFER.mask("LMA")
-_TF = RFLAGS.mask("TF")
-_BS = PENDING_DEBUG.mask("BS")
 _RCX = 1
-_UNBLOCKING = EPT_QUALIFICATION.mask("NMI_UNBLOCKING")
-_WITH_UNBLOCKING = (ExitReason.EPT_VIOLATION, ExitReason.PML_FULL)
-_MONITOR_TRAP = interruption(0, EventType.OTHER_EVENT)
 _PAE_BASE = CR3.mask("PAE_ADDRESS")
-_PAT_TYPES = frozenset(int(one) for one in MemoryType)
-_WANTED_SECONDARY = (
-    Secondary.ENABLE_EPT
-    | Secondary.ENABLE_VPID
-    | Secondary.UNRESTRICTED_GUEST
-    | Secondary.ENABLE_RDTSCP
-    | Secondary.ENABLE_INVPCID
-    | Secondary.ENABLE_XSAVES
-)
-_MSR_FIELDS = {
-    msr.IA32_SYSENTER_CS: f.GUEST_SYSENTER_CS,
-    msr.IA32_SYSENTER_ESP: f.GUEST_SYSENTER_ESP,
-    msr.IA32_SYSENTER_EIP: f.GUEST_SYSENTER_EIP,
-    msr.IA32_FS_BASE: f.GUEST_FS_BASE,
-    msr.IA32_GS_BASE: f.GUEST_GS_BASE,
-    msr.IA32_EFER: f.GUEST_EFER,
-    msr.IA32_PAT: f.GUEST_PAT,
-    msr.IA32_DEBUGCTL: f.GUEST_DEBUGCTL,
-}
-"""MSRs of the guest that its VMCS holds while L0 runs."""
 
 Handling = Generator[Wait, None, None] | None
 """What a handler of a VM exit returns: what is left to do where it has to wait, or None."""
@@ -123,7 +86,7 @@ class Vcpu:
         self.init_pending = False
         self.is_kicked = False
         """L0 has sent this processor an INIT that has not arrived yet."""
-        self._before_trap: tuple[int, int] | None = None
+        self.before_trap: tuple[int, int] | None = None
         """With the monitor trap flag, RIP and RCX at the VM entry; None: it injects the trap."""
         self.stopped: L1Stopped | None = None
         """What ended L1's processor for good."""
@@ -243,7 +206,7 @@ class Vcpu:
         self._succeed(processor.vmxon(vmxon), "VMXON")
         vmcs = self.make_vmcs()
         self._succeed(processor.vmptrld(Hpa(vmcs.region)), "VMPTRLD")
-        self._set_controls01(vmcs)
+        vmcs01.set_controls(self, vmcs)
         vmcs.write(f.GUEST_PAT, vmcs.read(f.HOST_PAT))
         if self.index == 0 and system.boot.is_reset:
             cr0 = boot.set_reset_state(vmcs)
@@ -251,7 +214,7 @@ class Vcpu:
             cr0 = boot.set_loaded_state(vmcs, system.boot)
         else:
             cr0 = boot.set_waiting_state(vmcs)
-        self._set_cr0_and_cr4(vmcs, cr0)
+        vmcs01.set_cr0_and_cr4(self, vmcs, cr0)
         return vmcs
 
     @staticmethod
@@ -259,38 +222,9 @@ class Vcpu:
         if status is not VmStatus.SUCCEED:
             raise HypervisorError(f"{what}: {status.value}")
 
-    def _set_controls01(self, vmcs: Vmcs) -> None:
-        real, system = self.capabilities, self.system
-        primary = Primary.USE_MSR_BITMAPS | Primary.ACTIVATE_SECONDARY_CONTROLS
-        vmcs.write(f.PIN_BASED_CONTROLS, real.pin.adjust(0))
-        vmcs.write(f.PRIMARY_CONTROLS, real.primary.adjust(primary))
-        vmcs.write(f.SECONDARY_CONTROLS, real.secondary.adjust(_WANTED_SECONDARY))
-        vmcs.write(f.EXIT_CONTROLS, real.exit.adjust(EXIT_OWN))
-        vmcs.write(f.ENTRY_CONTROLS, real.entry.adjust(ENTRY_OWN))
-        vmcs.write(f.MSR_BITMAPS, system.msr_bitmap)
-        vmcs.write(f.EPTP, self.eptp01)
-        vmcs.write(f.VPID, self.vpids.own)
-        if real.secondary.allowed1 & Secondary.ENABLE_XSAVES:
-            vmcs.write(f.XSS_EXITING_BITMAP, 0)
-
-    def _set_cr0_and_cr4(self, vmcs: Vmcs, cr0: int) -> None:
-        """Give L1 its CR0 and a clear CR4, with the bits that VMX operation fixes hidden."""
-        self.processor.load_cr0(cr0)
-        fixed = self.capabilities.cr0_fixed0 & ~(_PE | _PG)
-        vmcs.write(f.GUEST_CR0, cr0 | fixed)
-        vmcs.write(f.CR0_GUEST_HOST_MASK, fixed)
-        vmcs.write(f.CR0_READ_SHADOW, cr0)
-        fixed = self.capabilities.cr4_fixed0
-        vmcs.write(f.GUEST_CR4, fixed)
-        vmcs.write(f.CR4_GUEST_HOST_MASK, fixed)
-        vmcs.write(f.CR4_READ_SHADOW, 0)
-
     def own_fixed_bits(self, *, all_of_them: bool) -> None:
         """Let writes of CR0 exit where they would change what VMX operation fixes for L1."""
-        fixed, cr0 = self.capabilities.cr0_fixed0, self.cr0_of_l1
-        mask = fixed if all_of_them else fixed & ~(_PE | _PG)
-        self.vmcs01.write(f.CR0_GUEST_HOST_MASK, mask)
-        self.vmcs01.write(f.CR0_READ_SHADOW, cr0)
+        vmcs01.own_fixed_bits(self, all_of_them=all_of_them)
 
     @property
     def cr0_of_l1(self) -> int:
@@ -381,9 +315,9 @@ class Vcpu:
         if slots[f.GUEST_ACTIVITY.slot] == Activity.WAIT_FOR_SIPI:
             self.is_kicked = False  # INIT is lost in this state
         if slots[f.PRIMARY_CONTROLS.slot] & Primary.MONITOR_TRAP_FLAG:
-            is_trap = slots[f.ENTRY_INTERRUPTION_INFORMATION.slot] == _MONITOR_TRAP
+            is_trap = slots[f.ENTRY_INTERRUPTION_INFORMATION.slot] == resuming.MONITOR_TRAP
             state = slots[f.GUEST_RIP.slot], self.processor.gpr[_RCX]
-            self._before_trap = None if is_trap else state
+            self.before_trap = None if is_trap else state
 
     def was_kicked(self) -> bool:
         """INIT has made a guest exit: tell whether it is L0's own. It arrives once."""
@@ -396,11 +330,7 @@ class Vcpu:
         SDM 3C, "Monitor Trap Flag": INIT signals take priority over MTF VM exits. The guest has
         executed an instruction, or one iteration of it, where RIP or RCX has changed.
         """
-        slots = self.current.slots
-        if slots[f.PRIMARY_CONTROLS.slot] & Primary.MONITOR_TRAP_FLAG:
-            now = slots[f.GUEST_RIP.slot], self.processor.gpr[_RCX]
-            if now != self._before_trap:
-                slots[f.ENTRY_INTERRUPTION_INFORMATION.slot] = _MONITOR_TRAP
+        resuming.trap_again(self)
 
     def serve_requests(self) -> None:
         """Do what other processors have asked for."""
@@ -474,76 +404,21 @@ class Vcpu:
 
     def skip(self) -> None:
         """Complete the instruction that caused the exit."""
-        slots = self.current.slots
-        rip = slots[f.GUEST_RIP.slot] + slots[f.EXIT_INSTRUCTION_LENGTH.slot]
-        if not slots[f.GUEST_EFER.slot] & _LMA or not slots[f.GUEST_CS_ACCESS_RIGHTS.slot] & 0x2000:
-            rip &= 0xFFFF_FFFF
-        slots[f.GUEST_RIP.slot] = rip
-        blocking = slots[f.GUEST_INTERRUPTIBILITY.slot]
-        if blocking:
-            slots[f.GUEST_INTERRUPTIBILITY.slot] = blocking & ~(
-                BLOCKING_BY_STI | BLOCKING_BY_MOV_SS
-            )
-        flags = slots[f.GUEST_RFLAGS.slot]
-        if flags & _TF:
-            slots[f.GUEST_PENDING_DEBUG.slot] |= _BS
-        if slots[f.PRIMARY_CONTROLS.slot] & Primary.MONITOR_TRAP_FLAG:
-            # L1's trap is behind this instruction, not behind the next one.
-            slots[f.ENTRY_INTERRUPTION_INFORMATION.slot] = _MONITOR_TRAP
+        resuming.skip(self)
 
     def inject(self, vector: int, error_code: int | None = None) -> None:
         """Raise a hardware exception in the guest that exited, at the instruction that did.
 
         L1 gets it where it wants the exceptions of its L2.
         """
-        vmcs = self.current
-        if self.in_l2 and vmcs.slots[f.EXCEPTION_BITMAP.slot] >> vector & 1:
-            self._exit_for_exception(vector, error_code)
-            return
-        is_protected = vmcs.read(f.GUEST_CR0) & _PE
-        has_code = error_code is not None and bool(is_protected)
-        information = interruption(vector, EventType.HARDWARE_EXCEPTION, has_error_code=has_code)
-        vmcs.write(f.ENTRY_INTERRUPTION_INFORMATION, information)
-        vmcs.write(f.ENTRY_EXCEPTION_ERROR_CODE, error_code or 0)
-
-    def _exit_for_exception(self, vector: int, error_code: int | None) -> None:
-        slots = self.current.slots
-        slots[f.EXIT_INTERRUPTION_INFORMATION.slot] = interruption(
-            vector, EventType.HARDWARE_EXCEPTION, has_error_code=error_code is not None
-        )
-        slots[f.EXIT_INTERRUPTION_ERROR_CODE.slot] = error_code or 0
-        self.count_reflected(ExitReason.EXCEPTION_OR_NMI)
-        self.nested.exit_to_l1(ExitReason.EXCEPTION_OR_NMI, 0)
+        resuming.inject(self, vector, error_code)
 
     def inject_again(self) -> None:
         """Let an event go on whose delivery the exit interrupted.
 
         SDM 3C, "Information for VM Exits That Occur During Event Delivery".
         """
-        slots = self.current.slots
-        vectoring = slots[f.IDT_VECTORING_INFORMATION.slot]
-        if not vectoring & INTERRUPTION_VALID:
-            self._block_nmis_again()
-            return
-        slots[f.ENTRY_INTERRUPTION_INFORMATION.slot] = vectoring & ~NMI_UNBLOCKING
-        if vectoring & INTERRUPTION_ERROR_CODE:
-            error_code = slots[f.IDT_VECTORING_ERROR_CODE.slot]
-            slots[f.ENTRY_EXCEPTION_ERROR_CODE.slot] = error_code
-        slots[f.ENTRY_INSTRUCTION_LENGTH.slot] = slots[f.EXIT_INSTRUCTION_LENGTH.slot]
-        is_virtual = slots[f.PIN_BASED_CONTROLS.slot] & PinBased.VIRTUAL_NMIS
-        if is_virtual and INTERRUPTION_TYPE.get(vectoring) == EventType.NMI:
-            # The entry that injects it must find no blocking of virtual NMIs.
-            slots[f.GUEST_INTERRUPTIBILITY.slot] &= ~BLOCKING_BY_NMI
-
-    def _block_nmis_again(self) -> None:
-        """An IRET that will be executed again has unblocked NMIs too early.
-
-        SDM 3C, "Resuming Guest Software after Handling an Exception".
-        """
-        slots = self.current.slots
-        reason = slots[f.EXIT_REASON.slot]
-        if reason in _WITH_UNBLOCKING and slots[f.EXIT_QUALIFICATION.slot] & _UNBLOCKING:
-            slots[f.GUEST_INTERRUPTIBILITY.slot] |= BLOCKING_BY_NMI
+        resuming.inject_again(self)
 
     def load_l1_pdptes(self, cr3: int) -> bool:
         """Load L1's PDPTEs from ``cr3``; False where one has a reserved bit set."""
@@ -581,7 +456,7 @@ class Vcpu:
         """INIT outside VMX operation: L1's processor waits for a SIPI."""
         processor = self.processor
         cr0 = boot.set_waiting_state(self.vmcs01)
-        self._set_cr0_and_cr4(self.vmcs01, cr0)
+        vmcs01.set_cr0_and_cr4(self, self.vmcs01, cr0)
         self.vmcs01.write(f.ENTRY_CONTROLS, self.capabilities.entry.adjust(ENTRY_OWN))
         self.vmcs01.write(f.ENTRY_INTERRUPTION_INFORMATION, 0)
         for number in range(16):
@@ -597,49 +472,14 @@ class Vcpu:
 
     def read_msr(self, index: int) -> int | None:
         """Return an MSR as L1 reads it; None for #GP."""
-        if index in self.system.answered_msrs:
-            return self.capabilities12.msrs.get(index)
-        field = _MSR_FIELDS.get(index)
-        if field is not None:
-            return self.current.read(field)
-        return self.processor.rdmsr(index)
+        return guest_msrs.read_msr(self, index)
 
     def write_msr(self, index: int, value: int, vmcs: Vmcs | None = None) -> bool:
         """Write an MSR for L1 (or for an L2 to which L1 leaves it); False for #GP.
 
         What a VMCS holds is written to ``vmcs`` (default: the current one).
         """
-        if index in self.mtrrs.numbers:
-            if not self.processor.wrmsr(index, value):
-                return False
-            self.ept01.follow_types(self.mtrrs.map())
-            self.settle_ept01()
-            return True
-        if index == msr.IA32_APIC_BASE and (value & -4096) in self.system.frames.region:
-            return False
-        field = _MSR_FIELDS.get(index)
-        if field is not None:
-            return self._write_msr_field(vmcs or self.current, index, value)
-        return self.processor.wrmsr(index, value)
-
-    def _write_msr_field(self, vmcs: Vmcs, index: int, value: int) -> bool:
-        if index == msr.IA32_EFER:
-            old = vmcs.read(f.GUEST_EFER)
-            if value & ~self.capabilities.cpu.efer:
-                return False
-            if (value ^ old) & _LME and vmcs.read(f.GUEST_CR0) & _PG:
-                return False
-            value = value & ~_LMA | old & _LMA
-        elif index == msr.IA32_PAT:
-            if any(value >> 8 * n & 0xFF not in _PAT_TYPES for n in range(8)):
-                return False
-        elif index == msr.IA32_DEBUGCTL:
-            if value & ~self.capabilities.cpu.debugctl:
-                return False
-        elif index != msr.IA32_SYSENTER_CS and not self.capabilities.is_canonical(value):
-            return False
-        vmcs.write(_MSR_FIELDS[index], value)
-        return True
+        return guest_msrs.write_msr(self, index, value, vmcs)
 
     # Translations
 

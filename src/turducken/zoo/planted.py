@@ -11,8 +11,9 @@ from turducken.address import Gpa1, Gpa2
 from turducken.arch.exceptions import Vector
 from turducken.arch.memory_types import MemoryType
 from turducken.hypervisor import Hypervisor, MemoryControl, ShadowPolicyName, Vcpu
+from turducken.hypervisor.context import Context
 from turducken.hypervisor.memory_control import Change
-from turducken.hypervisor.nested import Context, Nested
+from turducken.hypervisor.nested import Nested
 from turducken.hypervisor.shadow import SHADOWS, ShadowPolicy
 from turducken.hypervisor.shadow.cached import CachedShadow
 from turducken.hypervisor.shadow.compose import (
