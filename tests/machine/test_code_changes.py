@@ -131,3 +131,12 @@ def test_two_routines_of_one_page_change_both(native: bool, by_alias: bool, smal
         pc.table.map(ALIAS, 0, 2 << 20, ALL)
     assert pc.run() is Outcome.HALTED
     assert pc.state.gpr[3] & 0xFFFF == 0x202
+
+
+def test_what_is_known_of_blocks_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Code is translated anew, and goes on as it would have."""
+    monkeypatch.setattr("turducken.cpu.engine.blocks.MOST_BLOCKS", 2)
+    pc = Pc().long("b932000000 ffc0 eb00 ffc0 eb00 31db ffc9 75f2 f4")
+    assert pc.run() is Outcome.HALTED
+    assert pc.state.gpr[RAX] == 100
+    assert pc.p.engine.executed == 1 + 50 * 7 + 1

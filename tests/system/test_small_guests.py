@@ -167,3 +167,36 @@ def test_control_words_of_the_floating_point_units_after_reset(mode: Mode) -> No
         "a1 04051000 c1e010 66a1 00051000 baf4000000 ef"  # mov eax, ..; shl eax, 16; mov ax, ..
     )
     assert found_by(mode, code, more={LOAD + 0x500: b"\xff" * 8}) == 0x1F80_0040
+
+
+@MODES
+def test_a_step_behind_a_load_of_ss_goes_through_l0(mode: Mode, cpus: int) -> None:
+    """POPF sets TF; MOV SS holds the step back; MOV CR0 exits to L0. #DB is behind it: 10005ah."""
+    code = (
+        ENTER + "66b81000 8ed8 8ed0 bc00001800 0f011d 20041000"  # mov esp, 180000h; lidt [100420h]
+        "0f20c0 83f020 b910000000 31f6 6802010000 9d 8ed1 0f22c0 90"  # push 102h; popf; mov ss, ecx
+    )
+    handler = bytes.fromhex("58 baf4000000 ef")  # pop eax; mov edx, 0f4h; out dx, eax
+    gate = 0x0300 | 8 << 16 | 0x8E << 40 | 0x10 << 48
+    idt = struct.pack("<HIHQQ", 15, LOAD + 0x428, 0, 0, gate)
+    more = {LOAD + 0x420: idt, LOAD + 0x300: handler}
+    assert found_by(mode, code, CODE32, DATA32, cpus=cpus, more=more) == 0x10_005A
+
+
+@MODES
+def test_code_stored_through_one_linear_address_and_run_at_another(mode: Mode, cpus: int) -> None:
+    """4 MiB pages map 400000h to 0: MOV EAX, n; RET stored at 200000h, CPUID, CALL 600000h."""
+
+    def round_of(number: str) -> str:
+        check = "31c0 0fa2 ffd7 83f8" + number + "0f95c0 0fb6c0 01c5"
+        return f"c705 00002000 b8{number}0000" + check  # mov [200000h], ..; cpuid; call edi
+
+    code = (
+        "bc00001f00 c705 00003000 83000000 c705 04003000 83000000"  # the page directory at 300000h
+        "b800003000 0f22d8 b810000000 0f22e0 0f20c0 0d00000080 0f22c0"  # CR3, CR4.PSE, CR0.PG
+        "31ed be14000000 bf00006000 66c705 04002000 00c3"  # mov esi, 20; mov word [200004h], ..
+        + round_of("01")
+        + round_of("02")
+        + "4e 75c7 89e8 baf4000000 ef"  # dec esi; jnz; mov eax, ebp; out
+    )
+    assert found_by(mode, code, cpus=cpus) == 0

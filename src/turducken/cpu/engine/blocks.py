@@ -41,6 +41,9 @@ def block_at(table: BlockTable, address: U64) -> Block:
     return table.blocks[(address ^ address >> 12) & SLOTS - 1]
 
 
+MOST_BLOCKS = 1 << 18
+
+
 class Blocks:
     """What has been found out about blocks, with the host-physical page that each was in then."""
 
@@ -60,6 +63,11 @@ class Blocks:
                 self._ambiguous.add(key)
             self._known[key] = found
         return key not in self._ambiguous
+
+    @property
+    def is_full(self) -> bool:
+        """So much is known that it is time to translate all code anew, and forget the rest."""
+        return len(self._known) > MOST_BLOCKS
 
     def forget(self) -> None:
         """Forget everything: all code is translated again."""

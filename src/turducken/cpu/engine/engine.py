@@ -490,6 +490,8 @@ class Engine:
             self._fail(error)
         if self.is_stale or self.is_code_stale or self.is_switched:
             self.traps.forbid()
+        if self._blocks.is_full:
+            self.is_code_stale = True
         count = library.block_instructions(self._handle, address)
         return count, self._blocks.learn(address, size, place, count)
 
