@@ -8,7 +8,8 @@ from turducken.vmx.explain.entries import msr_loading_failed, refused_entry
 from turducken.vmx.explain.ept import misconfigured, refused_access
 from turducken.vmx.explain.exits import forgets_event, lost_event, refused_msr, vmx_aborted
 from turducken.vmx.explain.fields import decode_field, read_field
-from turducken.vmx.explain.instructions import Operands, failed_instruction
+from turducken.vmx.explain.instructions import failed_instruction
+from turducken.vmx.explain.operands import Operands
 from turducken.vmx.explain.refusals import (
     refused_by_gate,
     refused_control_register,

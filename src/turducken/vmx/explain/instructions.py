@@ -1,19 +1,16 @@
 """VMX instructions that fail with VMfailInvalid or VMfailValid."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 
 from turducken.address import PAGE_OFFSET_MASK
-from turducken.diagnosis import BrokenRule, Diagnosis, Kind, Reading, decoded_text
-from turducken.paging.entries import EPTP
+from turducken.diagnosis import BrokenRule, Diagnosis, Kind, Reading
 from turducken.vmx import vmcs_fields as f
 from turducken.vmx.explain.fields import read_field
+from turducken.vmx.explain.invalidations import explain_invept, explain_invvpid
+from turducken.vmx.explain.operands import REFERENCE, Explainer, Operands
 from turducken.vmx.gates import Instruction
 from turducken.vmx.instruction_errors import MEANINGS, InstructionError
 from turducken.vmx.instructions import (
-    INVEPT_SINGLE_CONTEXT,
-    INVVPID_ALL_CONTEXTS,
-    INVVPID_INDIVIDUAL_ADDRESS,
     VmResult,
     VmxUnit,
 )
@@ -21,26 +18,10 @@ from turducken.vmx.interface import VmStatus
 from turducken.vmx.vmcs import REVISION_MASK, SHADOW_INDICATOR
 
 _I = Instruction
-_REFERENCE = 'SDM 3C, "VMX Instruction Reference"'
 _CONVENTIONS = 'SDM 3C, "Conventions"'
 _BASIC_CHECKS = 'SDM 3C, "Basic VM-Entry Checks"'
 _ENCODINGS = 'SDM 3C, "VMREAD, VMWRITE, and Encodings of VMCS Fields"'
 _POINTER_OPERANDS = frozenset({_I.VMXON, _I.VMCLEAR, _I.VMPTRLD})
-
-
-@dataclass(frozen=True, slots=True)
-class Operands:
-    """What an instruction was given: as many of these as it has.
-
-    ``value`` is a pointer, a field's encoding or a type of invalidation; ``descriptor`` the two
-    halves of the descriptor of INVEPT or INVVPID (None where the type was refused before).
-    ``is_shadowed``: VMREAD or VMWRITE of a guest under VMCS shadowing.
-    """
-
-    value: int = 0
-    descriptor: tuple[int, int] | None = None
-    was_in_operation: bool = True
-    is_shadowed: bool = False
 
 
 def failed_instruction(
@@ -67,9 +48,6 @@ def outcome_of(result: VmResult) -> str:
     return f"VMfailValid {result.error}: {MEANINGS[InstructionError(result.error)]}"
 
 
-Explainer = Callable[[VmxUnit, Operands, VmResult], Iterator[BrokenRule]]
-
-
 # Pointers
 
 
@@ -85,7 +63,7 @@ def _bad_address(name: str) -> Explainer:
             yield BrokenRule(
                 f"{name}.alignment",
                 "bits 11:0 of the operand must be 0: a region begins at a multiple of 4 KiB",
-                _REFERENCE,
+                REFERENCE,
                 (reading,),
                 f"for example {operands.value & ~PAGE_OFFSET_MASK:#x}",
             )
@@ -93,7 +71,7 @@ def _bad_address(name: str) -> Explainer:
             yield BrokenRule(
                 f"{name}.width",
                 "the operand must not set bits beyond the physical-address width",
-                _REFERENCE,
+                REFERENCE,
                 (reading,),
                 f"physical addresses have {bits} bits; the operand is the address of memory that "
                 "holds the region's physical address",
@@ -112,7 +90,7 @@ def _vmxon_pointer(name: str) -> Explainer:
             yield BrokenRule(
                 f"{name}.vmxon-pointer",
                 "the operand must not be the VMXON pointer: a VMCS needs a region of its own",
-                _REFERENCE,
+                REFERENCE,
                 (
                     _pointer(operands.value, f"operand of {name.upper()}"),
                     _pointer(unit.vmxon_pointer, "VMXON pointer"),
@@ -167,7 +145,7 @@ def _in_root(unit: VmxUnit, operands: Operands, _: VmResult) -> Iterator[BrokenR
         yield BrokenRule(
             "vmxon.in-root",
             "VMXON must not be executed in VMX root operation: this processor is in it already",
-            _REFERENCE,
+            REFERENCE,
             (_pointer(unit.vmxon_pointer, "VMXON pointer"),),
             "VMXOFF before it",
         )
@@ -213,7 +191,7 @@ def _encoding(name: str) -> Explainer:
             yield BrokenRule(
                 f"{name}.read-only",
                 "a VM-exit information field can be written only where IA32_VMX_MISC bit 29 is 1",
-                _REFERENCE,
+                REFERENCE,
                 readings,
                 "fields of another type (bits 11:10 of the encoding not 1)",
             )
@@ -234,7 +212,7 @@ def _no_shadow(name: str, unit: VmxUnit) -> BrokenRule:
     return BrokenRule(
         f"{name}.no-shadow-vmcs",
         "under VMCS shadowing, the VMCS link pointer must name a shadow VMCS",
-        _REFERENCE,
+        REFERENCE,
         (read_field(unit.current, f.VMCS_LINK_POINTER),),
         "the physical address of a region whose first 4 bytes are the revision, with bit 31 set",
     )
@@ -310,92 +288,10 @@ def _vmcall(unit: VmxUnit, operands: Operands, result: VmResult) -> Iterator[Bro
     yield BrokenRule(
         "vmcall.in-root",
         "VMCALL in VMX root operation is for the dual-monitor treatment of SMIs only",
-        _REFERENCE,
+        REFERENCE,
         (Reading("in VMX non-root operation", 0, 1, "no"),),
         "VMCALL in a guest, where it causes a VM exit",
     )
-
-
-# Invalidation
-
-
-def _type_reading(name: str, value: int) -> Reading:
-    return Reading(f"type of {name}", value, 16)
-
-
-def _invept(unit: VmxUnit, operands: Operands, result: VmResult) -> Iterator[BrokenRule]:
-    kind = operands.value
-    if unit.refuse_invept_type(kind) is not None:
-        yield _bad_type("invept", kind, "1 (single context) and 2 (all contexts), as offered")
-        return
-    if operands.descriptor is None:
-        return
-    eptp, reserved = operands.descriptor
-    reading = Reading("EPTP in the descriptor", eptp, 16, decoded_text(EPTP, eptp))
-    if kind == INVEPT_SINGLE_CONTEXT and not unit.capabilities.accepts_eptp(eptp):
-        yield BrokenRule(
-            "invept.eptp",
-            "the EPTP in the descriptor must be one that VM entry would accept",
-            _REFERENCE,
-            (reading, _type_reading("INVEPT", kind)),
-            f"for example {eptp & ~0xFFF & ~unit.capabilities.physical_reserved | 0x1E:#x}: the "
-            "whole EPTP, memory type and walk length included, not the address of the table alone",
-        )
-    if reserved:
-        yield BrokenRule(
-            "invept.reserved",
-            "bits 127:64 of the descriptor must be 0",
-            _REFERENCE,
-            (Reading("bits 127:64 of the descriptor", reserved, 16),),
-            "0",
-        )
-
-
-def _bad_type(name: str, kind: int, known: str) -> BrokenRule:
-    return BrokenRule(
-        f"{name}.type",
-        "the type in the register operand must be one that IA32_VMX_EPT_VPID_CAP offers",
-        _REFERENCE,
-        (_type_reading(name.upper(), kind),),
-        known,
-    )
-
-
-def _invvpid(unit: VmxUnit, operands: Operands, result: VmResult) -> Iterator[BrokenRule]:
-    kind = operands.value
-    if unit.refuse_invvpid_type(kind) is not None:
-        known = "0 (address), 1 (single context), 2 (all contexts), 3 (retaining globals)"
-        yield _bad_type("invvpid", kind, known + ", as offered")
-        return
-    if operands.descriptor is None:
-        return
-    word, address = operands.descriptor
-    kind_reading = _type_reading("INVVPID", kind)
-    vpid = Reading("VPID in the descriptor", word & 0xFFFF, 4)
-    if word >> 16:
-        yield BrokenRule(
-            "invvpid.reserved",
-            "bits 63:16 of the descriptor must be 0",
-            _REFERENCE,
-            (Reading("bits 63:16 of the descriptor", word >> 16, 12),),
-            "0",
-        )
-    if kind != INVVPID_ALL_CONTEXTS and not word & 0xFFFF:
-        yield BrokenRule(
-            "invvpid.vpid",
-            "the VPID must not be 0000H",
-            _REFERENCE,
-            (vpid, kind_reading),
-            "1-FFFFH",
-        )
-    if kind == INVVPID_INDIVIDUAL_ADDRESS and not unit.capabilities.is_canonical(address):
-        yield BrokenRule(
-            "invvpid.address",
-            "the linear address in the descriptor must be canonical",
-            _REFERENCE,
-            (Reading("linear address in the descriptor", address, 16), kind_reading),
-            f"linear addresses have {unit.capabilities.linear_width} bits",
-        )
 
 
 _EXPLAINERS: dict[Instruction, tuple[Explainer, ...]] = {
@@ -407,6 +303,6 @@ _EXPLAINERS: dict[Instruction, tuple[Explainer, ...]] = {
     _I.VMLAUNCH: (_entry("vmlaunch"),),
     _I.VMRESUME: (_entry("vmresume"),),
     _I.VMCALL: (_vmcall,),
-    _I.INVEPT: (_invept,),
-    _I.INVVPID: (_invvpid,),
+    _I.INVEPT: (explain_invept,),
+    _I.INVVPID: (explain_invvpid,),
 }
