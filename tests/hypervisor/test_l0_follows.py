@@ -6,8 +6,8 @@ from l0_bench import Bench
 from turducken.address import PAGE_SIZE, Gpa1, Gpa2, Hpa
 from turducken.cli.entry import run
 from turducken.hypervisor import ShadowPolicyName
+from turducken.hypervisor.context import Context
 from turducken.hypervisor.ept01 import RWX
-from turducken.hypervisor.nested import Context
 from turducken.vmx import vmcs_fields as f
 from turducken.vmx.vmcs_fields import VmcsField
 
