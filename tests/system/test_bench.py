@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from turducken.cli.bench import app
+from turducken.cli.errors import InputError
 from turducken.report.bench import suite
 from turducken.report.bench.plot import charts, svg
 from turducken.report.bench.records import Aim, Measurement, measurements_as_list
@@ -86,6 +87,36 @@ def test_the_command(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("_quick")
+def test_comparison_with_an_earlier_run(tmp_path: Path) -> None:
+    old = tmp_path / "old.json"
+    CliRunner().invoke(app, ["calls", "--json", str(old)])
+    record = json.loads(old.read_text())
+    record["measurements"][0]["value"] = 4.0
+    old.write_text(json.dumps(record))
+    ran = CliRunner().invoke(app, ["calls", "policies", "--compare", str(old)])
+    changed = [line for line in ran.stdout.splitlines() if "times that" in line]
+    (line,) = changed
+    assert line.split()[:2] == ["n", "1.000"]
+    assert line.endswith("; was 4.000, now 0.25 times that")
+
+
+@pytest.mark.usefixtures("_quick")
+@pytest.mark.parametrize("content", [None, "", "[]", "{}", '{"measurements": [{}]}'])
+def test_comparison_with_something_else(tmp_path: Path, content: str | None) -> None:
+    old = tmp_path / "old.json"
+    if content is not None:
+        old.write_text(content)
+    ran = CliRunner().invoke(app, ["calls", "--compare", str(old)])
+    assert ran.exit_code != 0
+    assert isinstance(ran.exception, InputError)
+
+
+@pytest.mark.parametrize("name", suite._TRAPS)
+def test_a_workload_of_traps(name: str) -> None:
+    assert run_workload(bench_options(Mode.BARE), name, 1).rounds == 1000
+
+
+@pytest.mark.usefixtures("_quick")
 @pytest.mark.parametrize("arguments", [["nonsense"], ["calls", "--plot", "p.svg"]])
 def test_bad_input(arguments: list[str]) -> None:
     ran = CliRunner().invoke(app, arguments)
@@ -93,4 +124,4 @@ def test_bad_input(arguments: list[str]) -> None:
 
 
 def test_every_group_is_there() -> None:
-    assert set(suite.GROUPS) >= {"loops", "calls", "memory", "policies", "boot", "pt"}
+    assert set(suite.GROUPS) >= {"loops", "calls", "traps", "memory", "policies", "boot", "pt"}

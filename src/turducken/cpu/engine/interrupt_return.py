@@ -22,9 +22,9 @@ _RSP = 4
 
 _ARITHMETIC = RFLAGS.mask("CF", "PF", "AF", "ZF", "SF", "OF")
 _DF, _AC, _NT = RFLAGS.mask("DF"), RFLAGS.mask("AC"), RFLAGS.mask("NT")
-_LOADED = RFLAGS.mask("IF", "IOPL", "ID")
+_LOADED = RFLAGS.mask("IF", "IOPL", "RF", "ID")
 """What is simply taken from the stack in ring 0, besides arithmetic flags and DF."""
-_RARE = RFLAGS.mask("TF", "NT", "RF", "VM", "AC", "VIF", "VIP")
+_RARE = RFLAGS.mask("TF", "NT", "VM", "AC", "VIF", "VIP")
 _FIXED = 2
 
 # Of a descriptor's access rights, as in the VMCS: type, S, DPL, P, AVL, L, D/B, G.

@@ -1,5 +1,6 @@
 """What a benchmark finds out."""
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -32,6 +33,21 @@ class Measurement:
     ratio: float | None = None
     aim: Aim | None = None
     note: str = ""
+
+
+Earlier = dict[tuple[str, str], float]
+"""The figures of another run, by group and name."""
+
+
+def earlier_figures(text: str) -> Earlier:
+    """Read what `bench --json` wrote; `ValueError` where it is something else."""
+    try:
+        return {
+            (str(one["group"]), str(one["name"])): float(one["value"])
+            for one in json.loads(text)["measurements"]
+        }
+    except (KeyError, TypeError) as error:
+        raise ValueError("no record of turducken bench") from error
 
 
 def measurements_as_list(measurements: Iterable[Measurement]) -> list[dict[str, Any]]:

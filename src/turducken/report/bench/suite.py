@@ -82,6 +82,34 @@ def calls() -> Iterator[Measurement]:
             yield Measurement(group, name, rate, unit, to="Bochs", ratio=rate / there)
 
 
+_TRAPS = {
+    "rdtsc": "RDTSC",
+    "cpuid": "CPUID",
+    "rdmsr": "RDMSR",
+    "port": "IN",
+    "invlpg": "INVLPG",
+    "cr3": "MOV to CR3, and the translations lost",
+    "undefined": "#UD and IRET",
+    "fault": "#PF and IRET",
+    "syscalls": "SYSCALL",
+}
+"""Workloads of guests/bench/traps.c."""
+_TRAP_UNITS, _BOCHS_TRAP_UNITS = 2, 200
+
+
+def traps() -> Iterator[Measurement]:
+    """Measure one trap in L1 of each kind, bare to Bochs and nested to bare."""
+    group, unit = "traps in L1", "us"
+    for name, title in _TRAPS.items():
+        there = bochs.rate(name, _BOCHS_TRAP_UNITS) if bochs.is_installed() else None
+        bare = _microseconds(best_of(bench_options(Mode.BARE), name, _TRAP_UNITS, _TIMES))
+        to, ratio = ("Bochs", bare * there / _MILLION) if there is not None else ("", None)
+        aim = None if ratio is None else Aim(2, is_upper=True)
+        yield Measurement(group, f"{title}, bare", bare, unit, to=to, ratio=ratio, aim=aim)
+        nested = _microseconds(best_of(bench_options(Mode.NESTED), name, _TRAP_UNITS, _TIMES))
+        yield Measurement(group, f"{title}, nested", nested, unit, to="bare", ratio=nested / bare)
+
+
 def _microseconds(timing: Timing) -> float:
     return timing.seconds / timing.rounds * _MILLION
 
@@ -194,6 +222,7 @@ def toolbox() -> Iterator[Measurement]:
 GROUPS: dict[str, Callable[[], Iterator[Measurement]]] = {
     "loops": loops,
     "calls": calls,
+    "traps": traps,
     "memory": memory,
     "policies": policies,
     "boot": boot,

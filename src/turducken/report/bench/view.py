@@ -21,5 +21,12 @@ def row(one: Measurement) -> str:
     return text.rstrip()
 
 
+def change(now: float, before: float) -> str:
+    """Return what a line says of a figure that was ``before`` then."""
+    if not before:
+        return f"; was {before:g}"
+    return f"; was {before:,.{_digits(before)}f}, now {now / before:.3g} times that"
+
+
 def _digits(value: float) -> int:
     return 0 if value >= 1000 else 1 if value >= 10 else 3
