@@ -4,6 +4,7 @@ import pytest
 from pc_support import Line, Pc
 
 from turducken.devices.pci import IoBar, MemoryBar, PciFunction, PciIdentity
+from turducken.machine.firmware.pci_setup import set_up_pci
 
 COMMAND, BAR0, BAR1, LINE, PIN = 0x04, 0x10, 0x14, 0x3C, 0x3D
 IO, MEMORY, MASTER, NO_INTERRUPT = 1, 2, 4, 0x400
@@ -138,3 +139,13 @@ def test_the_pcs_own_functions(bus):
     assert bus.read(0x0E, 1, device=1) == 0x80
     assert bus.read(0x40, device=1, function=3) == 0x601
     assert bus.read(0, device=1, function=2) == 0xFFFF_FFFF
+
+
+def test_a_bios_places_functions_and_routes_their_interrupts(bus):
+    set_up_pci(bus.pc.chipset)
+    assert bus.read(BAR0) == 0xC021  # behind the IDE function's, on a multiple of its size
+    assert bus.read(BAR1) == 0xE000_0000
+    assert bus.pc.inp(0xC024, 4) == 0x5A5A_5A5A
+    assert bus.read(LINE, 1) == 10
+    assert bus.read(0x60, device=1) == 0x0B0B_0A0A
+    assert bus.pc.inp(0x4D1) & 0x0C == 0x0C

@@ -83,13 +83,32 @@ def test_nothing_to_boot_ends_in_a_reset(tmp_path):
 
 
 @needs_seabios
-def test_a_boot_sector_of_the_first_disk_runs(tmp_path):
+@pytest.mark.parametrize("interface", ["ide", "virtio"])
+def test_a_boot_sector_of_the_first_disk_runs(tmp_path, interface):
     # mov dx, 0f4h; mov eax, 42; out dx, eax; hlt
     code = bytes.fromhex("baf400 66b82a000000 66ef f4")
     disk = tmp_path / "disk.img"
-    disk.write_bytes(code.ljust(510, b"\0") + b"\x55\xaa" + bytes(65536))
-    result = started("seabios", Mode.BARE, "none", disks=[parse_disk(str(disk))])
+    disk.write_bytes(code.ljust(510, b"\0") + b"\x55\xaa" + bytes(1 << 20))
+    result = started("seabios", Mode.BARE, "none", disks=[parse_disk(f"{disk}:{interface}")])
     assert (result.outcome, result.code) == (Outcome.GUEST_EXIT, 42)
+
+
+@needs_seabios
+@pytest.mark.parametrize("mode", [Mode.BARE, Mode.NESTED])
+def test_the_first_disk_chain_loads_the_second(tmp_path, mode):
+    # xor ax, ax; mov es, ax; mov ax, 0201h; mov cx, 1; mov dx, 81h; mov bx, 7e00h; int 13h;
+    # jmp 0:7e00h
+    loader = bytes.fromhex("31c0 8ec0 b80102 b90100 ba8100 bb007e cd13 ea007e0000")
+    # mov dx, 0f4h; mov eax, 43; out dx, eax; hlt
+    loaded = bytes.fromhex("baf400 66b82b000000 66ef f4")
+    disks = []
+    for name, code in (("c.img", loader), ("d.img", loaded)):
+        path = tmp_path / name
+        path.write_bytes(code.ljust(510, b"\0") + b"\x55\xaa" + bytes(1 << 20))
+        disks.append(parse_disk(str(path)))
+    result = started("seabios", mode, "none", disks=disks)
+    assert (result.outcome, result.code) == (Outcome.GUEST_EXIT, 43)
+    assert (tmp_path / "c.img").read_bytes()[: len(loader)] == loader
 
 
 @needs_ovmf

@@ -29,10 +29,10 @@ Disks = Annotated[
     list[str],
     typer.Option(
         "--disk",
-        metavar="FILE[:ro|:rw]",
+        metavar="FILE[:ro|:rw][:virtio]",
         rich_help_panel=PC,
         help="A disk image, raw or qcow2. What the guest writes stays in memory; :rw writes it to "
-        "the file, :ro makes it an error that the guest sees. Repeatable.",
+        "the file, :ro makes it an error that the guest sees. On IDE, or :virtio. Repeatable.",
     ),
 ]
 Cdroms = Annotated[

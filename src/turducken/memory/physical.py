@@ -6,6 +6,7 @@ machine with many GiB costs only the pages that are touched. A ROM ends at 4 GiB
 
 import ctypes
 import mmap
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -15,6 +16,9 @@ LOW_LIMIT = 3 * GIB
 """RAM stops here; device registers follow up to 4 GiB, and the rest of the RAM after that."""
 
 HIGH_BASE = 4 * GIB
+
+_NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000 if sys.platform == "linux" else 0)
+"""Asks for addresses without memory behind them. Python knows the flag by name only since 3.13."""
 
 EMPTY_BUS = 0xFF
 """What a byte reads as where there is no memory."""
@@ -77,7 +81,7 @@ class PhysicalMemory:
         self.size = size
         self.regions = _regions(size)
         self.rom_region = RamRegion(Hpa(HIGH_BASE - len(rom)), len(rom), size)
-        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0)
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NO_RESERVE
         self._map = mmap.mmap(-1, size + len(rom), flags=flags)
         self._map[size:] = rom
         self.bytes = memoryview(self._map)[:size]

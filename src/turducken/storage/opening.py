@@ -8,7 +8,7 @@ from turducken.storage.overlay import Overlay, ReadOnly
 from turducken.storage.qcow2 import Qcow2Image, is_qcow2
 
 ACCESSES = ("ro", "rw")
-INTERFACES = ("ide", "ahci", "virtio")
+INTERFACES = ("ide", "virtio")
 _CD_SECTOR = 2048
 
 
@@ -26,7 +26,7 @@ class DiskRequest:
 
 
 def parse_disk(text: str) -> DiskRequest:
-    """Return what ``FILE[:ro|:rw][:ide|:ahci|:virtio]`` asks for.
+    """Return what ``FILE[:ro|:rw][:ide|:virtio]`` asks for.
 
     A file whose name has such an ending is meant where it exists. Raises DiskImageError for an
     unknown option behind a file that exists.

@@ -72,6 +72,7 @@ class System:
         self.matched: str | None = None
         self.machine = _make_machine(options, self.console)
         self.names = Names(options.image, options.symbols, RunningKernel(self.machine.memory))
+        disks.attach_virtio(self.machine, options)
         self.boot_state: BootState = start.prepare(self.machine, options)
         self.hypervisor: Hypervisor | None = None
         if options.mode is Mode.NESTED:

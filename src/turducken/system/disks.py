@@ -5,12 +5,16 @@ from collections.abc import Sequence
 from turducken.devices.disk.ata import AtaDisk
 from turducken.devices.disk.atapi import AtapiCdrom
 from turducken.devices.disk.taskfile import Drive
+from turducken.devices.virtio.block import VirtioBlock
 from turducken.machine.firmware.rom import RomImage
+from turducken.machine.machine import Machine
 from turducken.storage import MemoryImage, open_cdrom, open_disk
 from turducken.system.errors import SetupError
 from turducken.system.options import SystemOptions
 
 _IDE_DRIVES = 4
+_FIRST_VIRTIO_DEVICE, _LAST_DEVICE = 4, 31
+"""Numbers of devices on PCI bus 0."""
 
 
 def ide_drives(options: SystemOptions) -> list[Drive | None]:
@@ -47,3 +51,14 @@ def bios_disks(drives: Sequence[Drive | None]) -> list[int]:
             break
         found.append(drive.sectors)
     return found
+
+
+def attach_virtio(machine: Machine, options: SystemOptions) -> None:
+    """Put the virtio disks on the PCI bus; DiskImageError where an image cannot be used."""
+    wanted = [one for one in options.disks if one.interface == "virtio"]
+    if len(wanted) > _LAST_DEVICE - _FIRST_VIRTIO_DEVICE + 1:
+        raise SetupError(f"{len(wanted)} virtio disks: the bus has no room for so many")
+    chipset = machine.chipset
+    for number, one in enumerate(wanted):
+        disk = VirtioBlock(open_disk(one), chipset.dma, f"TDV{number:05}")
+        chipset.add_function((_FIRST_VIRTIO_DEVICE + number, 0), disk)

@@ -18,6 +18,7 @@ from turducken.machine.firmware.acpi import build_acpi
 from turducken.machine.firmware.install import io_apic_id
 from turducken.machine.firmware.memory_map import TABLES_BASE
 from turducken.machine.firmware.more_tables import more_tables
+from turducken.machine.firmware.pci_setup import set_up_pci
 from turducken.machine.firmware.registers import PROCESSOR_MSRS, set_mtrrs, set_up_chipset
 from turducken.machine.firmware.rom import RomImage
 from turducken.machine.machine import Machine
@@ -50,6 +51,7 @@ def run_firmware(machine: Machine, ram_size: int) -> Firmware:
     )
     firmware = install_firmware(machine.memory, options)
     set_up_chipset(machine.chipset, firmware.io_apic_id)
+    set_up_pci(machine.chipset)
     for processor, mtrrs in zip(machine.processors, machine.mtrrs, strict=True):
         set_mtrrs(mtrrs, processor.maxphyaddr)
         for index, value in PROCESSOR_MSRS.items():
