@@ -23,6 +23,7 @@ DEFAULT_MEMORY = 256 * MIB
 NOTED_ADDRESSES = (0x10_0000, 0x123_4000, 0x1234_0000)
 """Where lhv begins, and the pages of its EPT tests, which are those of the notes."""
 TIB = 1024 * GIB
+MOST_MEMORY = 16 * TIB
 _SUFFIXES = {"": 1, "K": KIB, "M": MIB, "G": GIB, "T": TIB}
 
 
@@ -102,6 +103,10 @@ class SystemOptions:
         if self.memory < SMALLEST_RAM:
             raise SetupError(
                 f"{self.memory} bytes of memory: a machine has at least {SMALLEST_RAM // MIB} MiB"
+            )
+        if self.memory > MOST_MEMORY:
+            raise SetupError(
+                f"{self.memory} bytes of memory: a machine has at most {MOST_MEMORY // TIB} TiB"
             )
         if self.memory % PAGE_SIZE:
             raise SetupError(f"{self.memory} bytes of memory: not a multiple of 4 KiB")
