@@ -59,6 +59,13 @@ def test_bare_and_nested_are_one(seed: int) -> None:
     assert compare_seed(seed) is None
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("first", range(0, 600, 50))
+def test_bare_and_nested_are_one_in_many_programs(first: int) -> None:
+    found = {seed: run_sequence(seed) for seed in range(first, first + 50)}
+    assert {seed: one for seed, one in found.items() if one is not None} == {}
+
+
 def plant(monkeypatch: pytest.MonkeyPatch) -> None:
     right = l1_exits.on_cpuid
 

@@ -85,6 +85,12 @@ def test_l1s_own_nmis_survive_l0s(shadow: ShadowPolicyName) -> None:
     assert "not ok" not in rig.run()
 
 
+def test_nmis_in_every_state_on_two_processors() -> None:
+    rig = Rig(Run(text="tests=nmis,smp-nmi-exit,virtual-nmi-blocking,nmi-window*", cpus=2))
+    assert "not ok" not in rig.run()
+    assert rig.outcome is Outcome.GUEST_EXIT
+
+
 def test_l1s_own_inits_and_traps_survive_l0s() -> None:
     """L0's INITs are not taken for L1's, and cost L1 no monitor trap."""
     rig = Rig(Run(text="tests=smp-init*,smp-sipi-exit,monitor-trap*,vmcall", cpus=2))
