@@ -7,9 +7,11 @@
 
 enum {
     MADV_DONTNEED = 4,
-    MREMAP_MAYMOVE_FIXED = 3,
+    MREMAP_MAYMOVE = 1,
     PROT_READ_WRITE = 3,
-    MAP_FIXED_PRIVATE_ANONYMOUS = 0x32,
+    MAP_SHARED = 1,
+    MAP_PRIVATE = 2,
+    MAP_FIXED_ANONYMOUS = 0x30,
     DIRTY_WORDS = MEMORY_SIZE / 4096 / 64,
 };
 
@@ -188,12 +190,17 @@ static void wait_until_ready(void)
         give_way();
 }
 
-/* Move a page elsewhere, so that it stays what it is, and put an empty one into its place. */
-static void replace_page(u32 address)
+static void map_page(u32 address, long flags)
 {
-    u8 *page = vm.memory + address;
-    syscall5(SYS_mremap, page, PAGE_SIZE, PAGE_SIZE, MREMAP_MAYMOVE_FIXED, map_pages(PAGE_SIZE));
-    syscall(SYS_mmap, (long)page, PAGE_SIZE, PROT_READ_WRITE, MAP_FIXED_PRIVATE_ANONYMOUS, -1, 0);
+    long page = (long)(vm.memory + address);
+    syscall(SYS_mmap, page, PAGE_SIZE, PROT_READ_WRITE, MAP_FIXED_ANONYMOUS | flags, -1, 0);
+}
+
+/* Let a page be a shared one with a second place, where it stays when it is replaced here. */
+static void give_second_place(u32 address)
+{
+    map_page(address, MAP_SHARED);
+    syscall4(SYS_mremap, vm.memory + address, 0, PAGE_SIZE, MREMAP_MAYMOVE);
 }
 
 /* A page is replaced by another while a guest looks at it on another processor, which must see the
@@ -206,10 +213,11 @@ static bool replaced_page(void)
     vcpu_set(&vcpus[1], PAGES, 1, 0);
     START(&vcpus[0], LONG, watch);
     vcpu_set(&vcpus[0], PAGES, MOST_LOOKS, 0);
+    give_second_place(PAGES);
     *guest_long(PAGES) = OLD;
     thread_start(&other, run_on_last, &vcpus[0]);
     wait_until_ready();
-    replace_page(PAGES);
+    map_page(PAGES, MAP_PRIVATE);
     *guest_long(PAGES) = NEW;
     bool good = vcpu_run(&vcpus[1]) & TOLD(&vcpus[1], NEW);
     thread_join(&other);
