@@ -17,6 +17,10 @@ def root(tmp_path):
     folder = tmp_path / "lib/modules/6.1.0-1-cloud-amd64/kernel/arch/x86/kvm"
     folder.mkdir(parents=True)
     (folder / "kvm-intel.ko").touch()
+    for name in ("seabios/bios-256k.bin", "ovmf/OVMF.fd"):
+        file = tmp_path / "usr/share" / name
+        file.parent.mkdir(parents=True)
+        file.touch()
     return tmp_path
 
 

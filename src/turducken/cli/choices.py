@@ -36,7 +36,8 @@ Image = Annotated[
     typer.Argument(
         metavar="IMAGE",
         help=f"A shipped image ({', '.join(shipped_images())}) or the path of a Multiboot image "
-        "(gzip too), or of a Linux kernel (vmlinuz, vmlinux, or any ELF file with a PVH entry).",
+        "(gzip too), of a Linux kernel (vmlinuz, vmlinux, or any ELF file with a PVH entry), or "
+        "of a UEFI application. None with --firmware, which boots from disks.",
     ),
 ]
 ModeOption = Annotated[

@@ -36,6 +36,8 @@ EXAMPLES = """\
    turducken run vmlinuz --memory 512M --initrd busybox --share . --run 'ls -l /share'
    turducken run xen-4.17-amd64.gz --module any-file --memory 1G \\
        --cmdline "com1=115200 console=com1" --until "VMX enabled" --fail-on "Panic on CPU"
+   turducken run --firmware seabios --disk c.img --disk d.img:ro
+   turducken run app.efi --cmdline "words for it"   a UEFI application, started by OVMF
 """
 
 STATUSES = exit_statuses(

@@ -61,6 +61,7 @@ _XEN = {"xen": "boot/xen-*.gz"}
 _XEN_PACKAGE = "xen-hypervisor-4.17-amd64"
 _XEN_LINE = "com1=115200 console=com1"
 _XEN_LINUX_LINE = f"{_XEN_LINE} dom0_mem=512M xpti=0 spec-ctrl=no"
+_OVMF = {"ovmf": "usr/share/ovmf/OVMF.fd"}
 
 KNOWN = (
     KnownSystem(
@@ -95,5 +96,26 @@ KNOWN = (
         ),
         {**_XEN, **_BUSYBOX},
         cpus=(1, 2),
+    ),
+    KnownSystem(
+        "seabios",
+        "SeaBIOS from the reset vector on, until it finds nothing to boot",
+        "seabios",
+        ("run", "--firmware", "{seabios}", "--until", "No bootable device"),
+        {"seabios": "usr/share/seabios/bios-256k.bin"},
+    ),
+    KnownSystem(
+        "ovmf",
+        "UEFI firmware (EDK II) to its shell",
+        "ovmf",
+        ("run", "--firmware", "{ovmf}", "--until", "Shell>"),
+        _OVMF,
+    ),
+    KnownSystem(
+        "uefi-vmx",
+        "a UEFI application of ours that enters VMX operation and runs a guest",
+        "ovmf",
+        ("run", "uefi-vmx", "--firmware", "{ovmf}"),
+        _OVMF,
     ),
 )
