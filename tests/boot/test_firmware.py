@@ -246,3 +246,23 @@ def test_serial_port_tables_lead_to_com1(firmware):
 def test_the_hpet_table_says_what_the_hpet_says(firmware):
     table = firmware.tables(firmware.word(firmware.given.rsdp_address + 16), 4)[b"HPET"]
     assert struct.unpack_from("<IBBBBQ", table, 36) == (0x8086_A201, 0, 64, 0, 0, 0xFED0_0000)
+
+
+def test_smbios_structures_describe_processors_and_memory(firmware, processors):
+    entry = firmware.scan(b"_SM_", 0xF0000, MIB)
+    content = firmware.memory.read(entry, 31)
+    assert sum(content) & 0xFF == sum(content[16:]) & 0xFF == 0
+    size, address, count = struct.unpack_from("<HIH", content, 22)
+    table = firmware.memory.read(address, size)
+    found, at = {}, 0
+    for _ in range(count):
+        kind, length = table[at], table[at + 1]
+        found.setdefault(kind, []).append(table[at : at + length])
+        at = table.index(b"\0\0", at + length) + 2
+    assert at == size
+    assert len(found[4]) == processors
+    lengths = {kind: len(ones[0]) for kind, ones in found.items()}
+    assert lengths == {0: 24, 1: 27, 4: 42, 16: 23, 17: 40, 19: 31, 32: 11, 127: 4}
+    ranges = [struct.unpack_from("<II", one, 4) for one in found[19]]
+    assert ranges == [(0, 3 * MIB - 1), (4 * MIB, 9 * MIB - 1)]  # in KiB: 8 GiB of RAM
+    assert struct.unpack_from("<H", found[17][0], 12) == (8192,)

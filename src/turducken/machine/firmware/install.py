@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from turducken.machine.firmware import bios_area, mp_table
+from turducken.machine.firmware import bios_area, mp_table, smbios
 from turducken.machine.firmware.acpi import build_acpi
 from turducken.machine.firmware.memory_map import (
     BIOS_BASE,
@@ -24,6 +24,9 @@ _RSDP_ADDRESS = BIOS_BASE + 0x100
 _EBDA_RSDP_ADDRESS = EBDA_BASE + 0x10
 _MP_POINTER_ADDRESS = BIOS_BASE + 0x200
 _MP_TABLE_ADDRESS = BIOS_BASE + 0x400
+_SMBIOS_ADDRESS = BIOS_BASE + 0x300
+_SMBIOS_END = BIOS_BASE
+"""The structures end here, at the top of the area of the ACPI tables."""
 
 _SIMPLE_IDS = 15
 
@@ -78,6 +81,7 @@ def install_firmware(memory: Memory, options: FirmwareOptions) -> Firmware:
     )
     memory.write(_MP_TABLE_ADDRESS, table)
     memory.write(_MP_POINTER_ADDRESS, mp_table.floating_pointer(_MP_TABLE_ADDRESS))
+    _write_smbios(memory, options)
     return Firmware(memory_map, acpi.rsdp, _RSDP_ADDRESS, apic_id)
 
 
@@ -87,3 +91,14 @@ def _write_bios_area(memory: Memory, disks: int) -> None:
     memory.write(EBDA_BASE, bios_area.extended_bios_data_area())
     for address, content in bios_area.code_pieces():
         memory.write(address, content)
+
+
+def _write_smbios(memory: Memory, options: FirmwareOptions) -> None:
+    """Write the entry point where it is scanned for, and the structures into the tables' area."""
+    structures, count, largest = smbios.smbios_structures(
+        options.ram_size, options.processors, options.cpu_signature, options.cpu_features
+    )
+    address = _SMBIOS_END - len(structures) & -16
+    memory.write(address, structures)
+    entry = smbios.smbios_entry(address, len(structures), count, largest)
+    memory.write(_SMBIOS_ADDRESS, entry)
