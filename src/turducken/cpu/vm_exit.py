@@ -138,9 +138,9 @@ def exit_for_translation(p: "Processor", fault: Fault, during: Event | None) -> 
         return
     assert isinstance(fault, EptViolation | EptMisconfiguration)
     vmcs.write(f.GUEST_PHYSICAL_ADDRESS, fault.gpa)
-    if fault.address is not None:
-        vmcs.write(f.GUEST_LINEAR_ADDRESS, fault.address)
     if isinstance(fault, EptViolation):
+        if fault.address is not None:
+            vmcs.write(f.GUEST_LINEAR_ADDRESS, fault.address)
         qualification = fault.qualification | unblocking
         if during is None and _becomes_exception(p, vmcs, fault, qualification):
             return
