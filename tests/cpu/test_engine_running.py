@@ -354,3 +354,40 @@ def test_an_access_to_device_memory_that_asks_for_a_stop_is_done_once(native: bo
     assert len(rig.host.mmio) == 2
     assert rig.state.rip == CODE + 14
     assert rig.engine.instructions == 3
+
+
+@pytest.mark.parametrize("is_large", [False, True], ids=["pages", "large pages"])
+def test_code_is_changed_from_another_context(is_large: bool, native: bool) -> None:
+    """A hypervisor stores to code that its guest has run at the same linear address."""
+    place = 0x9000
+    rig = EngineRig(native=native)
+    engine, grants = rig.engine, rig.engine.grants
+    contexts = grants.new_table(), grants.new_table()
+    ask = rig.host.fill
+
+    def fill(page: int, kind: int) -> int | None:
+        found = ask(page, kind)
+        if is_large and found is not None and kind != FETCH:
+            engine.grant_large(page, found, kind)
+        return found
+
+    rig.host.fill = fill  # type: ignore[method-assign]
+
+    def run(context: int, rip: int) -> None:
+        grants.use(contexts[context], contexts[context])
+        engine.is_switched = True
+        rig.state.rip = rip
+        assert rig.run() == HLT
+
+    # Three pieces of code: mov byte [9001h], N; mov byte [9101h], N + 1; hlt
+    for number in (1, 3, 5):
+        store = f"c6042501900000{number:02x} c6042501910000{number + 1:02x} f4"
+        rig.put(CODE + 0x100 * number, store)
+    rig.put(place, "b800000000 f4")  # mov eax, 0; hlt
+    rig.put(place + 0x100, "bb00000000 f4")  # mov ebx, 0; hlt
+    for number in (1, 3, 5):
+        run(0, CODE + 0x100 * number)
+        for context in (0, 1):
+            run(context, place)
+            run(context, place + 0x100)
+            assert (rig.state.gpr[0], rig.state.gpr[3]) == (number, number + 1)

@@ -385,7 +385,7 @@ class Engine:
                 return True
             target = _DEVICE_WINDOW + min(target, _DEVICE_WINDOW - PAGE_SIZE)
         elif kind == WRITE:
-            self.code.store(self.grants.source, page, target)
+            self.code.store(self.grants.source, page, target, self.grants.local)
         answer.target, answer.rights = target, self.grants.add(key, target, _GRANT[kind])
         if self.is_stale or self.is_code_stale or self.is_switched:
             self.traps.forbid()
@@ -405,7 +405,7 @@ class Engine:
 
         That saves asking for the rest of it. All of it must be RAM.
         """
-        if kind == WRITE and not self.code.store_large(self.grants.source, page, target):
+        if kind == WRITE and not self.code.store_large(self.grants.source, target):
             return
         if self._memory.is_ram(target >> LARGE_SHIFT << LARGE_SHIFT, 1 << LARGE_SHIFT):
             self.grants.add_large(self.grants.key(page), target, _GRANT[kind])
@@ -519,7 +519,7 @@ class Engine:
         found = self.grants.find(self.grants.key(page), EXECUTE)
         if found is None:
             return None
-        if self.code.translate(page, found[0]):
+        if self.code.translate(page, found[0], self.grants.local):
             self.refill()
         return found[0]
 
