@@ -232,3 +232,31 @@ def test_a_shadow_that_turns_wb_into_uc_is_found():
 
 def test_every_rule_has_a_source():
     assert all(one.summary and one.source for one in RULES.values())
+
+
+def test_bits_that_only_a_control_gives_a_meaning(tmp_path, pt_json):
+    memory = PhysicalMemory(8 << 20)
+    fmt = EPT.bind(Features())
+    ept = PageTable.create(fmt, memory, BumpAllocator(1 << 20, 2 << 20))
+    ept.map(0, 0, 0x4000, rights.make_attributes("RX"), max_shift=12)
+    entry = ept.walk(0x1000).steps[-1].address
+    memory.store(entry, 8, memory.load(entry, 8) | 1 << 61)
+    tables = PageTable.create(
+        PAGING_4LEVEL.bind(Features()), memory, BumpAllocator(2 << 20, 3 << 20)
+    )
+    tables.map(0, 0, 0x4000, rights.make_attributes("RW"), max_shift=12)
+    restart = tables.walk(0x2000).steps[-1].address
+    memory.store(restart, 8, memory.load(restart, 8) | 1 << 11)
+    path = tmp_path / "dump"
+    path.write_bytes(memory.bytes)
+
+    def places(via, *options):
+        _, record = pt_json("check", f"raw:{path}", "--via", via, *options)
+        return {one["rule"]: one["entry_address"] for one in record["findings"]}
+
+    via = f"ept={ept.root | 0x1E:#x}"
+    assert "sub-page-writes" not in places(via)
+    assert places(via, "--spp")["sub-page-writes"] == hex(entry)
+    via = f"cr3={tables.root:#x}"
+    assert "hlat-restart" not in places(via)
+    assert places(via, "--hlat")["hlat-restart"] == hex(restart)

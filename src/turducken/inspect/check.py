@@ -13,6 +13,7 @@ from turducken.arch.memory_types import MemoryType
 from turducken.inspect.chain import Stage
 from turducken.inspect.findings import Report, Severity
 from turducken.inspect.regions import plain, region_table
+from turducken.inspect.software_bits import SoftwareBits
 from turducken.inspect.source import Region
 from turducken.inspect.type_rules import TypeRules
 from turducken.memory import Memory
@@ -47,6 +48,10 @@ class Surroundings:
     """What the MTRRs make of the memory, by type; empty where that is not known."""
     devices: RangeTable | Sequence[Region] = ()
     """Memory that is known to be devices'."""
+    has_sub_pages: bool = False
+    """Sub-page write permissions are on."""
+    is_hlat: bool = False
+    """The table is that of HLAT paging."""
 
 
 class Checker:
@@ -79,6 +84,10 @@ class Checker:
         self.check_executable()
         self.check_nothing()
         TypeRules(self).run()
+        if self.around.has_sub_pages:
+            SoftwareBits(self).check_sub_pages()
+        if self.around.is_hlat:
+            SoftwareBits(self).check_restarts()
         if self.mapping.truncated or self.inventory.truncated:
             self.add("truncated", "a limit was reached; what lies beyond was not checked")
 

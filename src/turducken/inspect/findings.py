@@ -152,6 +152,18 @@ RULES = {
             "a limit of this tool",
         ),
         Rule(
+            "sub-page-writes",
+            Severity.NOTE,
+            "a sub-page table decides about writes to a page",
+            'SDM 3C, "Sub-Page Write Permissions for EPT"',
+        ),
+        Rule(
+            "hlat-restart",
+            Severity.NOTE,
+            "HLAT paging is given up for ordinary paging",
+            'SDM 3A, "HLAT Paging"',
+        ),
+        Rule(
             "machine-differs",
             Severity.ERROR,
             "the table is not what the machine translates with",

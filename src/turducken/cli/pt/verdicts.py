@@ -96,6 +96,13 @@ def check(
         list[str] | None,
         typer.Option("--device", metavar="FIRST-END", help="Memory that is a device's."),
     ] = None,
+    spp: Annotated[
+        bool, typer.Option("--spp", help="Sub-page write permissions are on (EPT, bit 61).")
+    ] = False,
+    hlat: Annotated[
+        bool,
+        typer.Option("--hlat", help="The table is that of HLAT paging (bit 11 restarts the walk)."),
+    ] = False,
     against: Annotated[
         str,
         typer.Option(
@@ -114,6 +121,8 @@ def check(
         parse_regions(hypervisor or [], "--hypervisor"),
         _types(session, mtrr),
         parse_regions(device or [], "--device"),
+        spp,
+        hlat,
     )
     shadow = [ept01, ept12, ept02]
     if any(shadow):
@@ -136,6 +145,8 @@ class _Around:
     hypervisor: list[Region]
     types: list[TypedRegion]
     devices: list[Region]
+    has_sub_pages: bool
+    is_hlat: bool
 
 
 def _types(session: Session, mtrr: str) -> list[TypedRegion]:
@@ -166,6 +177,8 @@ def _check_stage(session: Session, stages: list[Stage], around: _Around, report:
         seen(around.hypervisor),
         list(by_type.items()),
         seen(around.devices),
+        around.has_sub_pages,
+        around.is_hlat,
     )
     checker = Checker(stages[0], chain.memory_below(0), surroundings, report)
     checker.run()
