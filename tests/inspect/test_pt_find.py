@@ -136,7 +136,7 @@ def test_other_hypervisors_tables_are_found_as_epts(kind):
 
 
 @pytest.mark.parametrize("mistake", foreign_tables.MISTAKES)
-@pytest.mark.parametrize("kind", ["kvm", "plain", "trustvisor"])
+@pytest.mark.parametrize("kind", foreign_tables.KINDS)
 def test_one_mistake_does_not_hide_a_root(kind, mistake):
     machine = foreign_tables.Machine(2, 16 * MIB)
     tables = {}
