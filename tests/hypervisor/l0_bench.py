@@ -1,8 +1,9 @@
 """An L0 that has run a small L1, stopped so that tests can work its parts by hand."""
 
 from collections.abc import Generator
+from contextlib import suppress
 
-from nested_rig import Rig, Run
+from nested_rig import Rig, Run, StuckError
 
 from turducken.address import PAGE_SIZE, Gpa1, Gpa2
 from turducken.arch.memory_types import MemoryType
@@ -19,6 +20,7 @@ from turducken.paging.walker import Stop, walk
 from turducken.vmx.interface import Wait
 
 EPT12_ROOT = Gpa1(0x200_0000)
+MOST_EXITS = 2_000
 _EPTP = 3 << 3 | MemoryType.WB
 
 
@@ -31,8 +33,12 @@ class Bench:
         cpus: int = 1,
     ) -> None:
         self.rig = Rig(Run(text=text, shadow=shadow, l0=l0, cpus=cpus))
-        self.rig.run()
         self.hypervisor = self.rig.hypervisor
+        handler = self.hypervisor.l2_handler
+        self.rig.watch_exits(MOST_EXITS)
+        with suppress(StuckError):  # a faulty L0 need not come to the test's end
+            self.rig.run()
+        self.hypervisor.l2_handler = handler
         self.vcpu = self.hypervisor.vcpus[0]
         self.memory: PhysicalMemory = self.hypervisor.memory
         self.control = self.hypervisor.control
