@@ -44,21 +44,39 @@ _LOADS_STORE_JUMP = (
 )
 
 
-def test_a_large_grant_is_for_all_data_of_its_kind_and_no_fetches(native: bool) -> None:
+def _asked(rig: EngineRig) -> list[tuple[int, int]]:
+    return [one for one in rig.host.fills if one[0] >= 2 * MIB]
+
+
+def test_a_large_grant_is_for_all_data_of_its_kind(native: bool) -> None:
     rig = EngineRig(_LOADS_STORE_JUMP, native=native)
-    rig.memory.store(0x20_7000, 8, 0x20_6000)
-    rig.put(0x20_6000, "f4")
+    rig.memory.store(0x20_7000, 8, 0x6000)
+    rig.put(0x6000, "f4")
     _grant_large_pages(rig)
     for _ in range(2):
         rig.state.rip = CODE
         assert rig.run() == HLT
-    asked = [one for one in rig.host.fills if one[0] >= 2 * MIB]
-    assert asked == [(0x20_3000, READ), (0x30_4000, WRITE), (0x20_6000, FETCH)]
+    asked = _asked(rig)
+    assert asked == [(0x20_3000, READ), (0x30_4000, WRITE)]
     rig.host.fills.clear()
     rig.engine.is_stale = True
     rig.state.rip = CODE
     rig.run()
-    assert [one for one in rig.host.fills if one[0] >= 2 * MIB] == asked
+    assert _asked(rig) == asked
+
+
+def test_fetches_and_stores_beside_code_are_asked_for_page_by_page(native: bool) -> None:
+    rig = EngineRig(_LOADS_STORE_JUMP, native=native)
+    rig.memory.store(0x20_7000, 8, 0x20_6000)
+    rig.put(0x20_6000, "f4")
+    _grant_large_pages(rig)
+    rig.state.rip = 0x20_6000
+    assert rig.run() == HLT
+    for _ in range(2):
+        rig.state.rip = CODE
+        assert rig.run() == HLT
+    fetch, load = (0x20_6000, FETCH), (0x20_3000, READ)
+    assert _asked(rig) == [fetch, load, (0x30_4000, WRITE), (0x30_5000, WRITE)]
 
 
 def test_a_large_grant_is_for_one_privilege_level(native: bool) -> None:

@@ -38,7 +38,7 @@ def test_what_is_no_size(text: str) -> None:
         ({"memory": 0}, "at least 2 MiB"),
         ({"memory": (2 << 20) - 4096}, "at least 2 MiB"),
         ({"memory": (16 << 20) + 1}, "multiple of 4 KiB"),
-        ({"memory": 1 << 46}, "physical addresses of 46 bits"),
+        ({"memory": 1 << 46}, "at most 16 TiB"),
         ({"tlb": "forgetful"}, "not one of keep, drop"),
         ({"shadow": "dark"}, "not one of lazy, cached"),
     ],
