@@ -32,7 +32,10 @@ def command(*arguments: object) -> list[str]:
 @contextmanager
 def started(*arguments: object) -> Iterator["subprocess.Popen[str]"]:
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    process = subprocess.Popen(command(*arguments), text=True, **pipes)
+    # The command leaves a hang-up ignored that is ignored when it starts, as under nohup.
+    process = subprocess.Popen(
+        ["env", "--default-signal=HUP", *command(*arguments)], text=True, **pipes
+    )
     try:
         yield process
     finally:
